@@ -1,0 +1,1 @@
+"""Code that belongs to no single service."""

@@ -1,0 +1,154 @@
+"""One AMQP connection, kept: connect, check, open, wait for the loss, back off with jitter, again.
+
+Plain aio-pika connections under our own loop, not the robust ones: those restore what they remember (a stale
+consumer, a leaked declaration) and retry what can never work. Here everything is opened afresh each time.
+A lost broker never ends the process; wrong credentials, a missing virtual host or queue do (`Fatal`).
+"""
+
+import asyncio
+from typing import Protocol, Self
+from types import TracebackType
+
+import aio_pika
+import structlog
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aiormq.exceptions import AMQPError, AuthenticationError, ChannelInvalidStateError, ConnectionNotAllowed
+from prometheus_client import Counter, Gauge
+from yarl import URL
+
+from libs.common.declaration import check
+from libs.common.lifecycle import Backoff, Fatal
+from libs.common.metrics import REGISTRY
+from libs.common.topology import Topology
+
+CONNECT_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 2.0
+# Twice the default would find a half-open link after 183 s, this after 33 ((heartbeat + 1) * 3).
+HEARTBEAT_S = 10
+
+CONNECTED = Gauge("carillon_broker_connected", "1 while this connection is up", ["connection"], registry=REGISTRY)
+LOST = Counter("carillon_broker_lost_total", "Connections lost", ["connection"], registry=REGISTRY)
+
+log = structlog.get_logger(__name__)
+
+
+class Party(Protocol):
+    """Who lives on a connection: a publisher, a consumer."""
+
+    async def opened(self, connection: AbstractConnection, lost: asyncio.Event) -> None:
+        """The connection is up. Set `lost` when your channel dies, and the whole connection is made anew."""
+
+    def closed(self) -> None:
+        """The connection is gone; channels and delivery tags with it."""
+
+
+class Link:
+    """A context that keeps one connection, and a worker that ends the process when keeping it is hopeless."""
+
+    def __init__(self, url: str, name: str, topology: Topology) -> None:
+        self.name = name
+        self._url = str(URL(url).update_query(heartbeat=HEARTBEAT_S))
+        self._topology = topology
+        self._parties: list[Party] = []
+        self._up = asyncio.Event()
+        self._keeping: asyncio.Task[None] | None = None
+
+    def join(self, party: Party) -> None:
+        """Before the link is entered."""
+        self._parties.append(party)
+
+    async def __aenter__(self) -> Self:
+        self._keeping = asyncio.create_task(self._keep(), name=self.name)
+        return self
+
+    async def __aexit__(self, _t: type[BaseException] | None, _e: BaseException | None, _tb: TracebackType | None) -> None:
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait({self._keeping})
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Raises: Fatal when waiting cannot mend it."""
+        assert self._keeping is not None, "enter the link before you run it"
+        stop = asyncio.create_task(stopping.wait())
+        await asyncio.wait({stop, self._keeping}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if self._keeping.done():
+            self._keeping.result()
+
+    async def ping(self) -> None:
+        """Raises: ConnectionError while the connection is down."""
+        if not self._up.is_set():
+            raise ConnectionError(f"the RabbitMQ connection '{self.name}' is down")
+
+    async def up(self) -> None:
+        await self._up.wait()
+
+    async def _keep(self) -> None:
+        backoff = Backoff(first_s=0.2, cap_s=5.0)
+        while True:
+            try:
+                await self._hold(backoff)
+                log.warning("connection.lost", connection=self.name)
+            except asyncio.CancelledError:
+                # A half-open link shows up as a bare CancelledError inside the library: nobody cancelled us.
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                log.warning("connection.lost", connection=self.name, reason="half-open link")
+            except (AMQPError, ChannelInvalidStateError, OSError, TimeoutError, RuntimeError) as error:
+                self._refuse_the_hopeless(error)
+                log.warning("connection.failed", connection=self.name, reason=repr(error))
+            LOST.labels(self.name).inc()
+            await asyncio.sleep(backoff.next())
+
+    async def _hold(self, backoff: Backoff) -> None:
+        connection = await aio_pika.connect(
+            self._url, timeout=CONNECT_TIMEOUT_S, client_properties={"connection_name": self.name}
+        )
+        lost = asyncio.Event()
+        connection.close_callbacks.add(lambda *_: lost.set())
+        try:
+            await asyncio.wait_for(check(connection, self._topology), CONNECT_TIMEOUT_S)
+            for party in self._parties:
+                await asyncio.wait_for(party.opened(connection, lost), CONNECT_TIMEOUT_S)
+            self._up.set()
+            CONNECTED.labels(self.name).set(1)
+            log.info("connection.opened", connection=self.name)
+            backoff.reset()
+            await lost.wait()
+        finally:
+            self._up.clear()
+            CONNECTED.labels(self.name).set(0)
+            for party in self._parties:
+                party.closed()
+            await _close(connection)
+
+    def _refuse_the_hopeless(self, error: BaseException) -> None:
+        where = URL(self._url).with_user(None).with_query(None)
+        if isinstance(error, AuthenticationError):
+            raise Fatal(
+                f"RabbitMQ at {where} refused the login '{URL(self._url).user}': check user and password in"
+                " CARILLON_AMQP_URL"
+            ) from error
+        # "... vhost '/' is down" comes from a broker that is still starting: wait for that one.
+        if isinstance(error, ConnectionNotAllowed) and "is down" not in str(error):
+            raise Fatal(
+                f"RabbitMQ at {where} refused the virtual host: {error}. Check the path of CARILLON_AMQP_URL and the"
+                " user's permissions"
+            ) from error
+
+
+def watch(channel: AbstractChannel, lost: asyncio.Event) -> None:
+    """A channel that dies takes its connection along: one way to heal instead of two."""
+    channel.close_callbacks.add(lambda *_: lost.set())
+
+
+async def _close(connection: AbstractConnection) -> None:
+    try:
+        await asyncio.wait_for(connection.close(), CLOSE_TIMEOUT_S)
+    except (AMQPError, ChannelInvalidStateError, OSError, TimeoutError, RuntimeError):
+        pass  # it is gone, which is what was wanted
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise

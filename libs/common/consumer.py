@@ -1,0 +1,161 @@
+"""Hands the items of a queue to a handler: one by one, or in batches.
+
+A handler returns to say "done", raises `Poison` for what can never be processed and anything else for a bug; it
+never acks, nacks or requeues. All of that is `intake.py`'s.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+import structlog
+
+from libs.common.intake import Delivery, Intake, Item
+
+M = TypeVar("M")
+
+log = structlog.get_logger(__name__)
+
+
+class ItemConsumer(Generic[M]):
+    """Hands over items one by one, as many at a time as `slots` allows (shared between consumers if wanted)."""
+
+    def __init__(
+        self, intake: Intake[M], handle: Callable[[M], Awaitable[None]], slots: asyncio.Semaphore
+    ) -> None:
+        self.name = f"consumer of {intake.queue}"
+        self.intake = intake
+        self._handle = handle
+        self._slots = slots
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        feeding = asyncio.create_task(self._feed())
+        ageing = asyncio.create_task(self.intake.watch_age())
+        stop = asyncio.create_task(stopping.wait())
+        try:
+            await asyncio.wait({feeding, ageing, stop}, return_when=asyncio.FIRST_COMPLETED)
+            await self.intake.stop()
+            for task in (feeding, ageing, stop):
+                if task.done() and not task.cancelled():
+                    task.result()
+            feeding.cancel()
+            if self._running:
+                await asyncio.wait(self._running)
+        finally:
+            for task in (feeding, ageing, stop, *self._running):
+                task.cancel()
+
+    async def _feed(self) -> None:
+        """In order, one item per free slot; what waits stays undecoded."""
+        while True:
+            delivery = await self.intake.next()
+            for raw in delivery.raws:
+                await self._slots.acquire()
+                if delivery.is_abandoned:
+                    self._slots.release()
+                    self.intake.drop(delivery)
+                    break
+                task = asyncio.create_task(self._one(delivery, raw))
+                self._running.add(task)
+                task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._slots.release()
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("consumer.lost-an-item", queue=self.intake.queue, exc_info=error)
+
+    async def _one(self, delivery: Delivery, raw: bytes) -> None:
+        item = await self.intake.decoded(delivery, raw)
+        if item is None:
+            return
+        try:
+            await self._handle(item.message)
+        except Exception as error:  # noqa: BLE001 - a bug must never leave a delivery unsettled
+            await self.intake.failed(item, error)
+        else:
+            await self.intake.done(item)
+
+
+class BatchConsumer(Generic[M]):
+    """Hands over whole batches: up to `items_max` items (whole messages), or what came within `linger_s`.
+
+    A batch whose handler raises is halved until the item at fault stands alone.
+    """
+
+    def __init__(
+        self,
+        intake: Intake[M],
+        handle: Callable[[Sequence[M]], Awaitable[None]],
+        *,
+        items_max: int = 500,
+        linger_s: float = 0.02,
+    ) -> None:
+        self.name = f"consumer of {intake.queue}"
+        self.intake = intake
+        self._handle = handle
+        self._items_max = items_max
+        self._linger_s = linger_s
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        passes = asyncio.create_task(self._passes(stopping))
+        ageing = asyncio.create_task(self.intake.watch_age())
+        stop = asyncio.create_task(stopping.wait())
+        try:
+            await asyncio.wait({passes, ageing, stop}, return_when=asyncio.FIRST_COMPLETED)
+            await self.intake.stop()
+            if ageing.done():
+                ageing.result()
+            await passes
+        finally:
+            for task in (passes, ageing, stop):
+                task.cancel()
+
+    async def _passes(self, stopping: asyncio.Event) -> None:
+        stop = asyncio.create_task(stopping.wait())
+        first: asyncio.Task[Delivery] | None = None
+        try:
+            while not stopping.is_set():
+                first = asyncio.create_task(self.intake.next())
+                await asyncio.wait({first, stop}, return_when=asyncio.FIRST_COMPLETED)
+                if first.done():
+                    await self.one_pass(first.result())
+        finally:
+            stop.cancel()
+            if first is not None:
+                first.cancel()
+
+    async def one_pass(self, first: Delivery) -> None:
+        """Gather, handle and settle one batch."""
+        items = await self._gather(first)
+        if items:
+            await self._handled(items)
+
+    async def _gather(self, first: Delivery) -> list[Item[M]]:
+        deliveries = [first]
+        count = len(first.raws)
+        deadline = asyncio.get_running_loop().time() + self._linger_s
+        with suppress(TimeoutError):
+            while count < self._items_max:
+                async with asyncio.timeout_at(deadline):
+                    delivery = await self.intake.next()
+                deliveries.append(delivery)
+                count += len(delivery.raws)
+        decoded = [await self.intake.decoded(delivery, raw) for delivery in deliveries for raw in delivery.raws]
+        return [item for item in decoded if item is not None]
+
+    async def _handled(self, items: Sequence[Item[M]]) -> None:
+        try:
+            await self._handle([item.message for item in items])
+        except Exception as error:  # noqa: BLE001 - a bug must never leave a delivery unsettled
+            if len(items) == 1:
+                await self.intake.failed(items[0], error)
+                return
+            middle = len(items) // 2
+            await self._handled(items[:middle])
+            await self._handled(items[middle:])
+        else:
+            for item in items:
+                await self.intake.done(item)

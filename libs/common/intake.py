@@ -1,0 +1,290 @@
+"""One queue's deliveries in, decoded items out, every message settled in the end, and settled only here.
+
+A message is acked when all its items are settled: handled, parked or published again. What dies in between is
+redelivered by the broker. `consumer.py` decides how many items are handled at a time.
+
+    message --split--> items --decode--> handler        item is undecodable     -> parking, alone
+       |                                                handler raised          -> published again alone, `crashes` + 1
+       |                                                the fifth crash         -> parking
+       +-- third delivery of a packed message           each item published again alone: poison sinks no neighbour
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+import structlog
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
+from aiormq.exceptions import AMQPError, ChannelInvalidStateError
+from prometheus_client import Counter, Gauge
+
+from libs.common.connection import watch
+from libs.common.metrics import REGISTRY
+from libs.common.publisher import Publisher
+from libs.common.topology import PARKED, REPUBLISH
+
+CRASHES_HEADER = "carillon-crashes"
+ORIGIN_HEADER = "carillon-origin"
+CAUSE_HEADER = "carillon-cause"
+CRASHES_MAX = 5
+CRASH_PAUSE_S = 0.5
+# The broker counts a delivery each time it comes back; the third time a packed message is taken apart.
+UNPACK_AT_REDELIVERIES = 2
+# A consumer that has just connected may hold a message that kills it: begin small, so that few neighbours count too.
+FIRST_PREFETCH = 8
+# The broker closes a channel that holds a delivery for 30 minutes and counts all of it; be first, and once.
+HOLD_MAX_S = 600.0
+
+ITEMS = Counter("carillon_consumer_items_total", "Items settled, by result", ["queue", "result"], registry=REGISTRY)
+HELD = Gauge("carillon_consumer_messages_held", "AMQP messages taken and not yet settled", ["queue"], registry=REGISTRY)
+STALE = Counter(
+    "carillon_consumer_stale_acks_total", "Acks that came after the channel was gone", ["queue"], registry=REGISTRY
+)
+
+M = TypeVar("M")
+
+log = structlog.get_logger(__name__)
+_split = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+class Poison(Exception):
+    """Raised by a handler: this item can never be processed, park it now. The text is the cause."""
+
+
+class Delivery:
+    """One AMQP message in hand, and how many of its items are still open."""
+
+    __slots__ = ("_ack", "is_abandoned", "message", "open_items", "raws", "taken_at")
+
+    def __init__(self, message: AbstractIncomingMessage, ack: Callable[["Delivery"], Awaitable[None]]) -> None:
+        self.message = message
+        self.raws: list[bytes] = []
+        self.open_items = 0
+        self.taken_at = time.monotonic()
+        self.is_abandoned = False  # its channel is gone: what has not begun comes again
+        self._ack = ack
+
+    @property
+    def redeliveries(self) -> int:
+        return _header(self.message, "x-delivery-count")
+
+    @property
+    def crashes(self) -> int:
+        return _header(self.message, CRASHES_HEADER)
+
+    async def settle(self, items: int = 1) -> None:
+        self.open_items -= items
+        if self.open_items == 0:
+            await self._ack(self)
+
+
+class Item(NamedTuple, Generic[M]):
+    """One decoded item, its exact bytes, and the delivery it must settle."""
+
+    message: M
+    raw: bytes
+    delivery: Delivery
+
+
+def split_items(message: AbstractIncomingMessage) -> list[bytes]:
+    """The items of a packed message. Raises: msgspec.DecodeError."""
+    return [bytes(raw) for raw in _split(message.body)]
+
+
+class Intake(Generic[M]):
+    """What one consumer has taken from `queue`, at most `prefetch` messages.
+
+    `split` gives a message's items and `decode` one item's meaning; both raise msgspec.DecodeError for what they
+    cannot read, and that goes to parking. A queue that has no way back (`REPUBLISH`) keeps what crashed unsettled.
+    """
+
+    def __init__(
+        self,
+        queue: str,
+        decode: Callable[[bytes, AbstractIncomingMessage], M],
+        publisher: Publisher,
+        *,
+        prefetch: int,
+        split: Callable[[AbstractIncomingMessage], list[bytes]] = split_items,
+    ) -> None:
+        self.queue = queue
+        self._decode = decode
+        self._split = split
+        self._publisher = publisher
+        self._prefetch = prefetch
+        self._held: set[Delivery] = set()
+        self._arrived: asyncio.Queue[Delivery] = asyncio.Queue()
+        self._channel: AbstractChannel | None = None
+        self._source: AbstractQueue | None = None
+        self._tag: str | None = None
+        self._settled_since_open = 0
+        self._widening: asyncio.Task[None] | None = None
+        self._aside: set[asyncio.Task[None]] = set()
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+        self._held_too_long = False
+        self._stopped = False
+
+    # --- the connection's side
+
+    async def opened(self, connection: AbstractConnection, lost: asyncio.Event) -> None:
+        channel = await connection.channel(publisher_confirms=False)
+        watch(channel, lost)
+        underlay = await channel.get_underlay_channel()
+        underlay.on_consumer_cancel_callbacks.add(lambda _frame: lost.set())  # its queue was deleted
+        self._channel = channel
+        self._source = await channel.get_queue(self.queue, ensure=False)
+        self._settled_since_open = 0
+        if self._held_too_long:
+            self._widening = asyncio.create_task(self._consume_when_empty())
+        elif not self._stopped:
+            await self._consume(min(FIRST_PREFETCH, self._prefetch))
+
+    def closed(self) -> None:
+        """What waits unstarted comes again by redelivery; what is in a handler goes on to its end."""
+        if self._widening is not None:
+            self._widening.cancel()
+        self._channel = self._source = self._tag = None
+        for delivery in self._held:
+            delivery.is_abandoned = True
+        while not self._arrived.empty():
+            self.drop(self._arrived.get_nowait())
+
+    async def stop(self) -> None:
+        """Take nothing new; what has arrived but not begun stays unsettled, for another consumer."""
+        self._stopped = True
+        if self._source is not None and self._tag is not None:
+            with suppress(AMQPError, ChannelInvalidStateError, OSError, TimeoutError, RuntimeError):
+                await self._source.cancel(self._tag, timeout=2)
+        while not self._arrived.empty():
+            self.drop(self._arrived.get_nowait())
+
+    async def watch_age(self) -> None:
+        """Close the channel once when a delivery has been held for `HOLD_MAX_S`; consume again when all is settled."""
+        while True:
+            await asyncio.sleep(HOLD_MAX_S / 60)
+            oldest = min((delivery.taken_at for delivery in self._held), default=None)
+            if oldest is None or self._held_too_long or time.monotonic() - oldest < HOLD_MAX_S:
+                continue
+            log.error("consumer.held-too-long", queue=self.queue, messages=len(self._held), limit_s=HOLD_MAX_S)
+            self._held_too_long = True
+            if self._channel is not None:
+                await self._channel.close()
+
+    async def _consume_when_empty(self) -> None:
+        await self._emptied.wait()
+        self._held_too_long = False
+        await self._consume(min(FIRST_PREFETCH, self._prefetch))
+
+    async def _consume(self, prefetch: int) -> None:
+        assert self._channel is not None
+        assert self._source is not None
+        await self._channel.set_qos(prefetch_count=prefetch)
+        self._tag = await self._source.consume(self._receive)
+
+    async def _widen(self) -> None:
+        """The broker applies a prefetch to new consumers only: leave, and come back with the full one."""
+        if self._source is None or self._tag is None or self._stopped:
+            return
+        with suppress(AMQPError, ChannelInvalidStateError, OSError, TimeoutError, RuntimeError):
+            await self._source.cancel(self._tag)
+            await self._consume(self._prefetch)
+
+    # --- a message's way
+
+    async def _receive(self, message: AbstractIncomingMessage) -> None:
+        delivery = Delivery(message, self._ack)
+        self._held.add(delivery)
+        self._emptied.clear()
+        HELD.labels(self.queue).inc()
+        self._arrived.put_nowait(delivery)
+
+    async def next(self) -> Delivery:
+        """The next delivery that has items for the handler; others are settled on the way, aside."""
+        while True:
+            delivery = await self._arrived.get()
+            try:
+                delivery.raws = self._split(delivery.message)
+            except msgspec.DecodeError as error:
+                delivery.open_items = 1
+                self._do_aside(self._park(delivery, delivery.message.body, f"not a JSON array: {error}"))
+                continue
+            delivery.open_items = len(delivery.raws)
+            if not delivery.raws:
+                await self._ack(delivery)
+            elif len(delivery.raws) > 1 and delivery.redeliveries >= UNPACK_AT_REDELIVERIES:
+                log.warning("message.unpacked", queue=self.queue, items=len(delivery.raws))
+                self._do_aside(self._unpack(delivery))
+            else:
+                return delivery
+
+    async def decoded(self, delivery: Delivery, raw: bytes) -> Item[M] | None:
+        """None when it was undecodable, and parked."""
+        try:
+            return Item(self._decode(raw, delivery.message), raw, delivery)
+        except msgspec.DecodeError as error:
+            await self._park(delivery, raw, f"undecodable: {error}")
+            return None
+
+    async def done(self, item: Item[M]) -> None:
+        ITEMS.labels(self.queue, "done").inc()
+        await item.delivery.settle()
+
+    async def failed(self, item: Item[M], error: Exception) -> None:
+        """The handler raised: give the item another try, alone, or park it."""
+        crashes = item.delivery.crashes + 1
+        if isinstance(error, Poison):
+            await self._park(item.delivery, item.raw, str(error))
+        elif crashes >= CRASHES_MAX:
+            await self._park(item.delivery, item.raw, f"crashed its handler {crashes} times: {error!r}")
+        else:
+            log.error("handler.crashed", queue=self.queue, crashes=crashes, exc_info=error)
+            if self.queue not in REPUBLISH:
+                return
+            await asyncio.sleep(CRASH_PAUSE_S)
+            await self._publisher.insist(REPUBLISH[self.queue], item.raw, {CRASHES_HEADER: crashes})
+            ITEMS.labels(self.queue, "crashed").inc()
+            await item.delivery.settle()
+
+    def _do_aside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
+
+    async def _unpack(self, delivery: Delivery) -> None:
+        for raw in delivery.raws:
+            await self._publisher.insist(REPUBLISH[self.queue], raw, {CRASHES_HEADER: delivery.crashes})
+            ITEMS.labels(self.queue, "unpacked").inc()
+            await delivery.settle()
+
+    async def _park(self, delivery: Delivery, raw: bytes, cause: str) -> None:
+        log.error("item.parked", queue=self.queue, cause=cause)
+        await self._publisher.insist(PARKED, raw, {ORIGIN_HEADER: self.queue, CAUSE_HEADER: cause[:1000]})
+        ITEMS.labels(self.queue, "parked").inc()
+        await delivery.settle()
+
+    async def _ack(self, delivery: Delivery) -> None:
+        try:
+            await delivery.message.ack()
+        except (AMQPError, ChannelInvalidStateError, OSError, RuntimeError):
+            STALE.labels(self.queue).inc()  # it will come again; handlers absorb that
+        self.drop(delivery)
+        self._settled_since_open += 1
+        if self._settled_since_open == FIRST_PREFETCH < self._prefetch:
+            self._widening = asyncio.create_task(self._widen())
+
+    def drop(self, delivery: Delivery) -> None:
+        """It is settled, or comes again by redelivery."""
+        if delivery in self._held:
+            self._held.discard(delivery)
+            HELD.labels(self.queue).dec()
+        if not self._held:
+            self._emptied.set()
+
+
+def _header(message: AbstractIncomingMessage, name: str) -> int:
+    value = message.headers.get(name, 0)
+    return value if isinstance(value, int) else 0

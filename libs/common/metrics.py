@@ -1,0 +1,31 @@
+"""The one registry of this process, which its admin port serves.
+
+A service makes its own metrics with `registry=REGISTRY`. The library's default registry is not used: whatever
+any import adds to it would end up on the page.
+"""
+
+from prometheus_client import (
+    CollectorRegistry,
+    Gauge,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+# One `_created` series for each counter and histogram would double the page; nothing of ours reads them.
+disable_created_metrics()
+
+REGISTRY = CollectorRegistry(auto_describe=True)
+ProcessCollector(registry=REGISTRY)
+PlatformCollector(registry=REGISTRY)
+GCCollector(registry=REGISTRY)
+
+_BUILD_INFO = Gauge(
+    "carillon_build_info", "Always 1; the labels say what is running.", ["service", "version"], registry=REGISTRY
+)
+
+
+def build_info(service: str, version: str) -> None:
+    """Say on /metrics which service and version this process is."""
+    _BUILD_INFO.labels(service=service, version=version).set(1)

@@ -1,0 +1,186 @@
+"""Publishes: persistent, mandatory, confirmed, with a time limit, many items in one AMQP message.
+
+An item is the JSON of one contract; a message body is a JSON array of items. Callers see items only.
+A publish that failed or timed out is unknown, not no: its caller repeats it with the same content.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from uuid import uuid4
+
+import structlog
+from aio_pika import DeliveryMode, Message
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aiormq.exceptions import AMQPError, ChannelInvalidStateError, DeliveryError, PublishError
+from prometheus_client import Counter, Histogram
+
+from libs.common.coalescing import Coalescer
+from libs.common.connection import watch
+from libs.common.lifecycle import Backoff
+from libs.common.metrics import REGISTRY
+from libs.common.topology import Route
+
+PUBLISH_TIMEOUT_S = 5.0
+PING_TIMEOUT_S = 0.5
+# A confirm with `multiple` costs the library time in proportion to what is outstanding on the channel.
+MESSAGES_IN_FLIGHT_MAX = 1_000
+
+MESSAGES = Counter(
+    "carillon_publisher_messages_total", "AMQP messages published", ["exchange", "outcome"], registry=REGISTRY
+)
+ITEMS = Counter("carillon_publisher_items_total", "Items published", ["exchange", "outcome"], registry=REGISTRY)
+CONFIRM_SECONDS = Histogram(
+    "carillon_publisher_confirm_seconds",
+    "From the publish to the broker's confirm",
+    ["exchange"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+    registry=REGISTRY,
+)
+
+log = structlog.get_logger(__name__)
+
+
+class NotPublished(Exception):
+    """There is no confirm for this item."""
+
+    outcome = "unknown"
+
+
+class PublishUnknown(NotPublished):
+    """No answer, or no connection: it may be there or not. Repeat it with the same content."""
+
+
+class Refused(NotPublished):
+    """The broker said no (a queue is full). It is not there: repeat it later, or go another way."""
+
+    outcome = "refused"
+
+
+class Unroutable(NotPublished):
+    """No queue takes this key: the topology is not what this code was written for."""
+
+    outcome = "unroutable"
+
+
+class Publisher:
+    """One confirm-mode channel on a link of its own."""
+
+    def __init__(self) -> None:
+        self._channel: AbstractChannel | None = None
+        self._opened = asyncio.Event()
+        self._lanes: dict[Route, Coalescer[bytes, None]] = {}
+        self._window = asyncio.Semaphore(MESSAGES_IN_FLIGHT_MAX)
+
+    async def opened(self, connection: AbstractConnection, lost: asyncio.Event) -> None:
+        self._channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        watch(self._channel, lost)
+        self._opened.set()
+
+    def closed(self) -> None:
+        self._opened.clear()
+        self._channel = None
+
+    async def flowing(self) -> None:
+        """Wait until there is a connection that the broker has not blocked (memory or disk alarm)."""
+        while True:
+            await self._opened.wait()
+            if self._channel is not None:
+                underlay = await self._channel.get_underlay_channel()
+                await underlay.connection.ready()
+                if self._opened.is_set():
+                    return
+            await asyncio.sleep(0)
+
+    async def ping(self) -> None:
+        """Raises: ConnectionError while a publish would wait."""
+        try:
+            await asyncio.wait_for(self.flowing(), PING_TIMEOUT_S)
+        except TimeoutError:
+            state = "blocked by an alarm" if self._opened.is_set() else "down"
+            raise ConnectionError(f"the RabbitMQ connection for publishing is {state}") from None
+
+    async def publish(self, route: Route, item: bytes) -> None:
+        """Return when the broker has confirmed the message that `item` travelled in.
+
+        Raises: NotPublished (`Refused`, `Unroutable` or `PublishUnknown`).
+        """
+        lane = self._lanes.get(route)
+        if lane is None:
+            lane = self._lanes[route] = Coalescer(
+                partial(self._publish_packed, route), items_max=route.items_max, weigh=len, weight_max=route.bytes_max
+            )
+        await lane.submit(item)
+
+    async def publish_many(self, route: Route, items: Sequence[bytes]) -> list[bool]:
+        """Publish all, packed; True per item that was confirmed. Raises nothing of its own."""
+        results = await asyncio.gather(*(self.publish(route, item) for item in items), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, NotPublished):
+                raise result
+        return [result is None for result in results]
+
+    async def publish_alone(self, route: Route, item: bytes, headers: Mapping[str, str | int]) -> None:
+        """Publish `item` as the only one of its message. Raises: NotPublished."""
+        await self._confirm(route, b"[" + item + b"]", 1, headers)
+
+    async def insist(self, route: Route, item: bytes, headers: Mapping[str, str | int] | None = None) -> None:
+        """Publish until it is confirmed. Ends only with the confirm, or cancelled."""
+        backoff = Backoff(first_s=0.05, cap_s=1.0)
+        while True:
+            try:
+                if headers is None:
+                    return await self.publish(route, item)
+                return await self.publish_alone(route, item, headers)
+            except NotPublished as error:
+                log.warning("publish.held", exchange=route.exchange, outcome=error.outcome, reason=str(error))
+                await asyncio.sleep(backoff.next())
+
+    async def _publish_packed(self, route: Route, items: list[bytes]) -> list[None]:
+        await self._confirm(route, b"[" + b",".join(items) + b"]", len(items), {})
+        return [None] * len(items)
+
+    async def _confirm(self, route: Route, body: bytes, items: int, headers: Mapping[str, str | int]) -> None:
+        outcome = "confirmed"
+        started = time.monotonic()
+        try:
+            async with self._window:
+                await self._send(route, body, headers)
+        except NotPublished as error:
+            outcome = error.outcome
+            raise
+        finally:
+            CONFIRM_SECONDS.labels(route.exchange).observe(time.monotonic() - started)
+            MESSAGES.labels(route.exchange, outcome).inc()
+            ITEMS.labels(route.exchange, outcome).inc(items)
+
+    async def _send(self, route: Route, body: bytes, headers: Mapping[str, str | int]) -> None:
+        """The library's exceptions, translated once."""
+        channel = self._channel
+        if channel is None:
+            raise PublishUnknown("not connected to RabbitMQ")
+        message = Message(
+            body,
+            delivery_mode=DeliveryMode.PERSISTENT,
+            content_type="application/json",
+            # The library matches returns by message_id, so it is never a task's id and never used twice.
+            message_id=uuid4().hex,
+            headers=dict(headers),
+        )
+        try:
+            exchange = await channel.get_exchange(route.exchange, ensure=False)
+            await exchange.publish(message, route.key, mandatory=True, timeout=PUBLISH_TIMEOUT_S)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise  # somebody really is cancelling this publish
+            raise PublishUnknown("the link to RabbitMQ died half-open") from None
+        except PublishError as error:
+            raise Unroutable(f"no queue for {route.exchange} '{route.key}'") from error
+        except DeliveryError as error:
+            raise Refused(f"RabbitMQ refused a message for {route.exchange} '{route.key}': a queue is full") from error
+        except TimeoutError as error:
+            raise PublishUnknown(f"no confirm from RabbitMQ within {PUBLISH_TIMEOUT_S:g} s") from error
+        except (AMQPError, ChannelInvalidStateError, OSError, RuntimeError) as error:
+            raise PublishUnknown(f"the link to RabbitMQ died: {error!r}") from error

@@ -1,0 +1,1 @@
+"""The services of Carillon, one package each."""

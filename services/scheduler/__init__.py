@@ -1,0 +1,1 @@
+"""The alarm clock: holds tasks until they are due, and sends them on."""
