@@ -1,7 +1,7 @@
 """What time it is, and the one way we write it down. No other file reads the time.
 
-Everything inside is aware UTC; the wire carries milliseconds. Arithmetic is on integers: a float holds today's
-epoch microseconds only just, and rounds half of them the wrong way.
+Everything inside is aware UTC; the wire carries milliseconds. Arithmetic is on integers: a float of seconds
+cannot hold every microsecond of today, and rounds some of them the wrong way.
 """
 
 import time
@@ -40,7 +40,7 @@ def ceil_to_ms(moment: datetime) -> datetime:
 
 
 def to_ms(moment: datetime) -> int:
-    """Whole milliseconds since 1970, rounded down, exact for every date. A naive `moment` raises TypeError."""
+    """Whole milliseconds since 1970, rounded down, exact. A naive `moment` raises TypeError."""
     return (moment - EPOCH) // _MS
 
 
@@ -50,7 +50,10 @@ def from_ms(epoch_ms: int) -> datetime:
 
 
 def format_utc(moment: datetime) -> str:
-    """RFC 3339 with milliseconds, rounded down: `2027-03-01T09:00:00.000Z`. A naive `moment` raises ValueError."""
+    """RFC 3339 in whole milliseconds, rounded down: `2027-03-01T09:00:00.000Z`.
+
+    A naive `moment` raises ValueError: astimezone would take it for local time.
+    """
     if moment.tzinfo is None:
-        raise ValueError(f"{moment!r} has no time zone: astimezone would take it for local time")
+        raise ValueError(f"{moment!r} has no time zone: give it one, tzinfo=UTC")
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"

@@ -6,8 +6,8 @@ A lost broker never ends the process; wrong credentials, a missing virtual host 
 """
 
 import asyncio
-from typing import Protocol, Self
 from types import TracebackType
+from typing import Protocol, Self
 
 import aio_pika
 import structlog
@@ -61,7 +61,9 @@ class Link:
         self._keeping = asyncio.create_task(self._keep(), name=self.name)
         return self
 
-    async def __aexit__(self, _t: type[BaseException] | None, _e: BaseException | None, _tb: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.wait({self._keeping})

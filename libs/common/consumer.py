@@ -7,7 +7,7 @@ never acks, nacks or requeues. All of that is `intake.py`'s.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
 
@@ -34,17 +34,18 @@ class ItemConsumer(Generic[M]):
         feeding = asyncio.create_task(self._feed())
         ageing = asyncio.create_task(self.intake.watch_age())
         stop = asyncio.create_task(stopping.wait())
+        waited: list[asyncio.Task[Any]] = [feeding, ageing, stop]
         try:
             await asyncio.wait({feeding, ageing, stop}, return_when=asyncio.FIRST_COMPLETED)
             await self.intake.stop()
-            for task in (feeding, ageing, stop):
+            for task in waited:
                 if task.done() and not task.cancelled():
                     task.result()
             feeding.cancel()
             if self._running:
                 await asyncio.wait(self._running)
         finally:
-            for task in (feeding, ageing, stop, *self._running):
+            for task in (*waited, *self._running):
                 task.cancel()
 
     async def _feed(self) -> None:
@@ -110,7 +111,8 @@ class BatchConsumer(Generic[M]):
                 ageing.result()
             await passes
         finally:
-            for task in (passes, ageing, stop):
+            tasks: list[asyncio.Task[Any]] = [passes, ageing, stop]
+            for task in tasks:
                 task.cancel()
 
     async def _passes(self, stopping: asyncio.Event) -> None:

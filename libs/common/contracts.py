@@ -69,13 +69,13 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
 # --- carillon.tasks -------------------------------------------------------------------------------------------------
 
 
-class CreateTask(Message, tag="CreateTask.1"):
+class CreateTask(Message, frozen=True, kw_only=True, tag="CreateTask.1"):
     """ingest -> scheduler: hold this task until `task.due_at`."""
 
     task: Task
 
 
-class ReturnTask(Message, tag="ReturnTask.1"):
+class ReturnTask(Message, frozen=True, kw_only=True, tag="ReturnTask.1"):
     """dispatcher -> scheduler: emit this attempt not before `not_before`; the rungs have no place for it."""
 
     task: Task
@@ -86,7 +86,7 @@ class ReturnTask(Message, tag="ReturnTask.1"):
 # --- carillon.due, carillon.retry -----------------------------------------------------------------------------------
 
 
-class TaskDue(Message, tag="TaskDue.1"):
+class TaskDue(Message, frozen=True, kw_only=True, tag="TaskDue.1"):
     """scheduler, or a rung -> dispatcher: make the attempt `task.attempt` now. `due_at` is this attempt's own time."""
 
     task: msgspec.Raw  # of Task
@@ -97,13 +97,13 @@ class TaskDue(Message, tag="TaskDue.1"):
 # --- carillon.events ------------------------------------------------------------------------------------------------
 
 
-class TaskAccepted(Message, tag="TaskAccepted.1"):
+class TaskAccepted(Message, frozen=True, kw_only=True, tag="TaskAccepted.1"):
     """The scheduler holds the task. Published for every create, also a repeated one."""
 
     task: Task
 
 
-class TaskConflict(Message, tag="TaskConflict.1"):
+class TaskConflict(Message, frozen=True, kw_only=True, tag="TaskConflict.1"):
     """A create repeated an id with another request; the first one stands."""
 
     id: UUID
@@ -111,7 +111,7 @@ class TaskConflict(Message, tag="TaskConflict.1"):
     fingerprint: str
 
 
-class AttemptFinished(Message, tag="AttemptFinished.1"):
+class AttemptFinished(Message, frozen=True, kw_only=True, tag="AttemptFinished.1"):
     """One HTTP call ended. Durations in ms; `response_body` is what was read of it, at most 8 KiB.
 
     `error` is a class from a closed list (`services/dispatcher/outcome.py`); None when the answer was a success.
@@ -136,7 +136,7 @@ class AttemptFinished(Message, tag="AttemptFinished.1"):
     replica: str = ""
 
 
-class TaskFinished(Message, tag="TaskFinished.1"):
+class TaskFinished(Message, frozen=True, kw_only=True, tag="TaskFinished.1"):
     """The task ended; nothing will call it again in this generation."""
 
     id: UUID
@@ -149,7 +149,7 @@ class TaskFinished(Message, tag="TaskFinished.1"):
     reason: str | None = None
 
 
-class TaskParked(Message, tag="TaskParked.1"):
+class TaskParked(Message, frozen=True, kw_only=True, tag="TaskParked.1"):
     """A message about the task could not be processed and waits in `ingest.parked` for a person."""
 
     id: UUID
@@ -164,7 +164,7 @@ class TaskParked(Message, tag="TaskParked.1"):
 # --- carillon.fallback, carillon.digest -----------------------------------------------------------------------------
 
 
-class FailedTask(Message, tag="FailedTask.1"):
+class FailedTask(Message, frozen=True, kw_only=True, tag="FailedTask.1"):
     """One line for the digest: a task that ended as failed, or that was parked."""
 
     id: UUID
@@ -182,7 +182,7 @@ class FailedTask(Message, tag="FailedTask.1"):
     labels: dict[str, str] = {}
 
 
-class Notice(Message, tag="Notice.1"):
+class Notice(Message, frozen=True, kw_only=True, tag="Notice.1"):
     """A text of a client's own (`POST /fallback`) for the next digest."""
 
     id: UUID
@@ -192,7 +192,7 @@ class Notice(Message, tag="Notice.1"):
     message: str
 
 
-class DigestPage(Message, tag="DigestPage.1"):
+class DigestPage(Message, frozen=True, kw_only=True, tag="DigestPage.1"):
     """One mail to send. `Message-ID` and `Date` come from here, so that a redelivery is the same mail."""
 
     id: UUID

@@ -30,7 +30,8 @@ async def declare(connection: AbstractConnection, topology: Topology) -> None:
 async def check(connection: AbstractConnection, topology: Topology) -> None:
     """Raises: Fatal naming the first exchange or queue that is not there."""
     channel = await connection.channel()
-    for thing in (*topology.exchanges, *topology.queues):
+    things: list[Exchange | Queue] = [*topology.exchanges, *topology.queues]
+    for thing in things:
         try:
             if isinstance(thing, Exchange):
                 await channel.declare_exchange(thing.name, aio_pika.ExchangeType(thing.type), passive=True)

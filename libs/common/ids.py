@@ -1,7 +1,7 @@
 """Names for things. A fresh id sorts by the time it was made; a derived one is the same for the same parts.
 
-Derived ids are what make a repeated request find the task it already made: its id is a function of the project
-and the Idempotency-Key, so no look-up is needed and none can be lost.
+Derived ids let a repeated request find the task it already made: the id is a function of the project and the
+Idempotency-Key, so no look-up is needed and none can be lost.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""One JSON object per line on stdout (a readable page on a terminal), from our code and from the libraries alike.
+"""One JSON object per line on stdout (a readable page on a terminal), from our code and from the libraries.
 
 Answers for: what stands on every line (service, replica, timestamp, the correlation ids bound by
 `structlog.contextvars`), and what never does (secrets, passwords in URLs, local variables of a traceback).
@@ -41,7 +41,7 @@ def configure_logs(service: str, replica: str, level: str) -> None:
 
 
 def redacted(value: Any) -> Any:
-    """`value` without the passwords of its URLs and without what stands under a secret-looking key, at any depth."""
+    """`value` without passwords in URLs and without what stands under a secret-looking key, at any depth."""
     if isinstance(value, str):
         return _USERINFO.sub(rf"\1{HIDDEN}@", value) if "://" in value else value
     if isinstance(value, Mapping):

@@ -13,8 +13,8 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-# One `_created` series for each counter and histogram would double the page; nothing of ours reads them.
-disable_created_metrics()
+# One `_created` series beside each counter and histogram would swell the page; nothing of ours reads them.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library ships it without annotations
 
 REGISTRY = CollectorRegistry(auto_describe=True)
 ProcessCollector(registry=REGISTRY)
@@ -22,7 +22,10 @@ PlatformCollector(registry=REGISTRY)
 GCCollector(registry=REGISTRY)
 
 _BUILD_INFO = Gauge(
-    "carillon_build_info", "Always 1; the labels say what is running.", ["service", "version"], registry=REGISTRY
+    "carillon_build_info",
+    "Always 1; the labels say what is running.",
+    labelnames=["service", "version"],
+    registry=REGISTRY,
 )
 
 

@@ -2,7 +2,7 @@
 
 Answers for: the settings every service shares, and `load`, which reports every mistake at once.
 A service declares its own type beside its `__main__`, from `CommonSettings` and the mixins it needs.
-pydantic does not see unknown variables, so a misspelt one would pass in silence: `load` looks for them itself.
+pydantic does not see unknown variables, so a misspelt one would pass in silence: `load` looks for them.
 """
 
 import difflib
@@ -42,7 +42,7 @@ KNOWN_VARIABLES: frozenset[str] = frozenset(
     for names in (_COMMON, _SHARED, _INGEST, _SCHEDULER, _DISPATCHER, _MAILER, _CLIENT)
     for name in names.split()
 )
-"""Every variable of every service, the set-up step and the client: all of them may share one environment file."""
+"""Every variable of every service, the set-up step and the client: they may share one environment file."""
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -110,7 +110,7 @@ class CommonSettings(AmqpSettings):
     )
     admin_port: AdminPort
     replica: str = Field(
-        default_factory=socket.gethostname, description="Name of this replica in logs; by default the host name."
+        default_factory=socket.gethostname, description="Name of this replica in logs; else the host name."
     )
     drain_s: float = Field(
         30, gt=0, description="Seconds to finish what is in hand after SIGTERM, before it is cut off."
@@ -138,7 +138,7 @@ def load(
 ) -> S:
     """The settings of this process, from `environ` (os.environ if None), then from files in `secrets_dir`.
 
-    Raises `SettingsError` that lists every unknown, missing and ill-typed variable; secret values never stand in it.
+    Raises `SettingsError` listing every unknown, missing and ill-typed variable, and no secret's value.
     """
     environ = os.environ if environ is None else environ
     complaints = list(_unknown(environ, settings_type))

@@ -3,25 +3,25 @@
 Integers in, integers out: it must not know what a tick lasts, what a key stands for, or what time it is.
 Source: Varghese and Lauck, "Hashed and Hierarchical Timing Wheels" (1987); the digit rule is tokio-util's.
 
-A due tick is read as a number in base 64, as a clock reads seconds, minutes and hours. Each level is one digit,
-a ring of 64 slots with a hand on the digit of `now`. A key sits on the level of the highest digit in which its
-due tick differs from `now`, in the slot of that digit. With now = (.., 0, 2, 5):
+A due tick is read in base 64, as a clock reads hours, minutes and seconds. Each level is one digit, a ring of
+64 slots with a hand (^) on that digit of `now`. A key sits on the level of the highest digit in which its due
+tick differs from `now`, in the slot of that digit. With now = (.., 0, 2, 5):
 
-    level 2, a slot is 4096 ticks    [0][1][2][3][4][5][6] ... [63]
-                                      ^hand       c                     c is due at (4, 7, 7)
-    level 1, a slot is   64 ticks    [0][1][2][3][4][5][6] ... [63]
-                                            ^hand    b                  b is due at (0, 5, 9)
-    level 0, a slot is    1 tick     [0][1][2][3][4][5][6] ... [63]
-                                                     ^  a               a is due at (0, 2, 6)
+    level 2, a slot is 4096 ticks       [0][1][2][3][4][5][6] ... [63]
+                                         ^           c                    c is due at (4, 7, 7)
+    level 1, a slot is   64 ticks       [0][1][2][3][4][5][6] ... [63]
+                                               ^        b                 b is due at (0, 5, 9)
+    level 0, a slot is    1 tick        [0][1][2][3][4][5][6] ... [63]
+                                                        ^  a              a is due at (0, 2, 6)
 
-When a hand reaches a slot on level 0, its keys are due. On a higher level they cascade: each moves down to the
-digit in which it now differs, so a key moves at most 5 times. Three facts follow, and the code leans on them:
+When the hand of level 0 reaches a slot, its keys are due. On a higher level they cascade: each moves down to the
+digit in which it differs now, so a key moves at most 5 times. Three facts follow, and the code leans on them:
 
-- Everything on a level is due before anything on the level above, and the slot under a hand is empty.
-- Where a key sits depends on (now, due) alone, and moving the hands past other slots does not change it. So cancel
-  computes the place instead of storing it, and keys due at one tick always share a slot, in the order scheduled.
-- Only the top ring wraps: digits above it are not looked at. A key a full turn ahead would land under the hand and
-  look due, so the reach is one slot short of a turn.
+- All keys on a level are due before any on the level above, and the slot under a hand is empty.
+- Where a key sits depends on (now, due) alone, and a hand that passes other slots does not change it. So cancel
+  computes the place instead of storing it, and keys due at one tick share a slot, in the order scheduled.
+- Only the top ring wraps, since no level reads the digits above it. A key one full turn ahead would land under
+  the hand, where "due now" and "a turn from now" look the same; so the reach is one slot short of a turn.
 """
 
 from collections.abc import Iterator
@@ -64,12 +64,12 @@ class TimingWheel(Generic[K]):
     def schedule(self, key: K, due: int) -> bool:
         """Hold `key` until tick `due` (replacing an earlier one). False if already due: emit it yourself.
 
-        After False the key is not held, not even for its earlier tick. Raises ValueError, and changes nothing,
-        when `due` is beyond REACH: the caller loads a horizon of seconds, so that is a mistake of units, and
-        holding the key for years would hide it.
+        After False the key is not held, not even for its earlier tick. A `due` beyond REACH raises ValueError
+        and changes nothing: the caller loads a horizon of seconds, so it is a mistake of units, which holding
+        the key at the far end would hide.
         """
         if due - self._now > REACH:
-            raise ValueError(f"{key!r} at tick {due} is over {REACH} ticks ahead of {self._now}: load it later")
+            raise ValueError(f"{key!r} at tick {due} is over {REACH} ahead of {self._now}: load it later")
         if key in self._dues:
             self.cancel(key)
         if due <= self._now:
@@ -92,7 +92,7 @@ class TimingWheel(Generic[K]):
         return True
 
     def next_wake(self) -> int | None:
-        """A tick no later than the earliest due key, and after now; None when empty. May wake for a cascade only."""
+        """A tick after now, no later than the earliest due key; None when empty. May be for a cascade only."""
         for level, occupied in enumerate(self._occupied):
             if occupied:
                 shift = level * _BITS
@@ -103,7 +103,7 @@ class TimingWheel(Generic[K]):
     def advance(self, now: int) -> list[K]:
         """Move to tick `now` and return every key due by then, earliest first, ties in the order scheduled.
 
-        `now` never goes back: ValueError if it does. Costs the keys returned and cascaded, not the ticks crossed.
+        `now` never goes back: ValueError if it does. Costs the keys it returns and moves, not the ticks crossed.
         """
         if now < self._now:
             raise ValueError(f"the wheel stands at tick {self._now} and cannot go back to {now}")
@@ -118,7 +118,7 @@ class TimingWheel(Generic[K]):
         return fired
 
     def _turn(self, level: int, then: int, fired: list[K]) -> None:
-        """Empty the slots that this level's hand met since `then`. It stands on the last: that one may cascade."""
+        """Empty the slots this level's hand met since `then`. It stands on the last, which may cascade."""
         shift = level * _BITS
         hand = then >> shift
         crossed = min((self._now >> shift) - hand, _DIGIT)
@@ -138,7 +138,7 @@ class TimingWheel(Generic[K]):
         return keys
 
     def _spread(self, keys: dict[K, int], level: int) -> None:
-        """Lay the keys of one slot out over the ring below it, which is empty by now. The hot loop of a cascade."""
+        """Lay one slot's keys out over the ring below, which is empty by then. The hot loop of a cascade."""
         ring, shift = self._rings[level], level * _BITS
         for key, due in keys.items():
             ring[due >> shift & _DIGIT][key] = due
