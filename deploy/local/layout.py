@@ -5,6 +5,7 @@ Ports below 32768 stay clear of the range Linux hands out to outgoing connection
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 PROJECT = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1"
@@ -26,6 +27,14 @@ SERVER_PORTS = {
 }
 REPLICA_STEP = 10
 """The second replica of a service listens this much higher than the first."""
+
+
+class Listener(NamedTuple):
+    """A port that a process of the stack will take, and what for."""
+
+    process: str
+    purpose: str
+    port: int
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The port a supervisor and Prometheus look at: /livez, /readyz, /metrics.
 
-Answers for: saying truly whether this process works. It knows no dependency by name: a service hands in its checks.
-Live means "restarting me would not help"; ready means "send me work". A lost dependency makes a process unready,
-never dead. Kept apart from any public port, so that metrics are not on the internet.
+Answers for: saying truly whether this process works. It knows no dependency by name; a service hands in its
+checks. Live means "restarting me would not help", ready means "send me work": a lost dependency makes a
+process unready, never dead. Kept apart from any public port, so that metrics are not on the internet.
 """
 
 import asyncio

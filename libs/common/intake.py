@@ -37,6 +37,8 @@ UNPACK_AT_REDELIVERIES = 2
 FIRST_PREFETCH = 8
 # The broker closes a channel that holds a delivery for 30 minutes and counts all of it; be first, and once.
 HOLD_MAX_S = 600.0
+# What msgspec raises for bytes it cannot read: bad JSON or types, bad UTF-8 in a string, brackets nested too deep.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 ITEMS = Counter("carillon_consumer_items_total", "Items settled, by result", ["queue", "result"], registry=REGISTRY)
 HELD = Gauge("carillon_consumer_messages_held", "AMQP messages taken and not yet settled", ["queue"], registry=REGISTRY)
@@ -90,15 +92,21 @@ class Item(NamedTuple, Generic[M]):
 
 
 def split_items(message: AbstractIncomingMessage) -> list[bytes]:
-    """The items of a packed message. Raises: msgspec.DecodeError."""
+    """The items of a packed message. Raises: one of `UNREADABLE`."""
     return [bytes(raw) for raw in _split(message.body)]
+
+
+def decoder(kind: type[M]) -> Callable[[bytes, AbstractIncomingMessage], M]:
+    """Reads one item as `kind`, a contract or a union of them."""
+    decode = msgspec.json.Decoder(kind).decode
+    return lambda raw, _message: decode(raw)
 
 
 class Intake(Generic[M]):
     """What one consumer has taken from `queue`, at most `prefetch` messages.
 
-    `split` gives a message's items and `decode` one item's meaning; both raise msgspec.DecodeError for what they
-    cannot read, and that goes to parking. A queue that has no way back (`REPUBLISH`) keeps what crashed unsettled.
+    `split` gives a message's items and `decode` one item's meaning; both raise one of `UNREADABLE` for what
+    they cannot read, and that goes to parking. A queue that has no way back (`REPUBLISH`) keeps what crashed unsettled.
     """
 
     def __init__(
@@ -208,7 +216,7 @@ class Intake(Generic[M]):
             delivery = await self._arrived.get()
             try:
                 delivery.raws = self._split(delivery.message)
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 delivery.open_items = 1
                 self._do_aside(self._park(delivery, delivery.message.body, f"not a JSON array: {error}"))
                 continue
@@ -225,7 +233,7 @@ class Intake(Generic[M]):
         """None when it was undecodable, and parked."""
         try:
             return Item(self._decode(raw, delivery.message), raw, delivery)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             await self._park(delivery, raw, f"undecodable: {error}")
             return None
 

@@ -3,8 +3,9 @@
     starting ----------> running -- SIGTERM, SIGINT, or the first worker that ends --> draining ---> stopped
     (SIGTERM: cancel)                                            ask, drain_s seconds, insist
 
-Ask: `stopping` is set, workers take nothing new and finish what they hold. Insist: who is late is cancelled, and
-the broker redelivers what it dropped. Not `asyncio.TaskGroup`: it cuts calls in flight when one sibling fails.
+Ask: `stopping` is set, workers take nothing new and finish what they hold. Insist: who is late is cancelled,
+and the broker redelivers what it dropped. Not `asyncio.TaskGroup`, which cuts calls in flight when one
+sibling fails.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ log = structlog.get_logger()
 
 
 class Fatal(Exception):
-    """Waiting cannot mend this: wrong credentials, a missing queue, a taken port. The process ends, saying why.
+    """Waiting cannot mend this: wrong credentials, a missing queue, a taken port. The process ends.
 
     Text: what, which one, what to do. Never a password.
     """
@@ -167,7 +168,7 @@ async def _startable(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     # Until `run_until_stopped` takes the signals over: process 1 of a container ignores SIGTERM by default,
     # and main may be waiting for a broker.
     task = asyncio.current_task()
-    assert task is not None  # noqa: S101  we are inside one
+    assert task is not None
     _on_signals(task.cancel)
     await main()
 

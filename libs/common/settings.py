@@ -23,6 +23,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from libs.common.topology import DEFAULT_RETRY_SCHEDULE_S
+
 PREFIX = "CARILLON_"
 SECRETS_DIR = Path("/run/secrets")
 
@@ -43,6 +45,8 @@ KNOWN_VARIABLES: frozenset[str] = frozenset(
     for name in names.split()
 )
 """Every variable of every service, the set-up step and the client: they may share one environment file."""
+
+_DELAY_S_MIN, _DELAY_S_MAX = 0.001, 7 * 86_400
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -75,6 +79,12 @@ def _begins_with(*schemes: str) -> Callable[[SecretStr], SecretStr]:
 
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
+
+
+def _each_a_delay(delays_s: tuple[float, ...]) -> tuple[float, ...]:
+    if not all(_DELAY_S_MIN <= delay_s <= _DELAY_S_MAX for delay_s in delays_s):
+        raise ValueError("each delay should be between 0.001 and 604800 seconds (a week)")
+    return delays_s
 
 
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
@@ -130,6 +140,15 @@ class RedisSettings(_PrefixedSettings):
 
     redis_url: Annotated[SecretStr, AfterValidator(_begins_with("redis", "rediss", "unix"))] = Field(
         description="Redis or Valkey, as redis://:password@host:6379/0; rediss for TLS."
+    )
+
+
+class LadderSettings(_PrefixedSettings):
+    """Mixin of who needs to know the rungs: the dispatcher, and the set-up step that declares them."""
+
+    retry_schedule_s: Annotated[CommaFloats, AfterValidator(_each_a_delay)] = Field(
+        DEFAULT_RETRY_SCHEDULE_S,
+        description="Seconds before each retry; one rung (queue) per distinct value.",
     )
 
 

@@ -14,13 +14,13 @@ tick differs from `now`, in the slot of that digit. With now = (.., 0, 2, 5):
     level 0, a slot is    1 tick        [0][1][2][3][4][5][6] ... [63]
                                                         ^  a              a is due at (0, 2, 6)
 
-When the hand of level 0 reaches a slot, its keys are due. On a higher level they cascade: each moves down to the
-digit in which it differs now, so a key moves at most 5 times. Three facts follow, and the code leans on them:
+When the hand of level 0 reaches a slot, its keys are due. On a higher level they cascade: each moves down to
+the digit in which it differs now, so a key moves at most 5 times. The code leans on three facts that follow:
 
 - All keys on a level are due before any on the level above, and the slot under a hand is empty.
-- Where a key sits depends on (now, due) alone, and a hand that passes other slots does not change it. So cancel
+- Where a key sits depends on (now, due) alone, and a hand passing other slots does not change it. So cancel
   computes the place instead of storing it, and keys due at one tick share a slot, in the order scheduled.
-- Only the top ring wraps, since no level reads the digits above it. A key one full turn ahead would land under
+- Only the top ring wraps, since no level reads the digits above it. A key a full turn ahead would land under
   the hand, where "due now" and "a turn from now" look the same; so the reach is one slot short of a turn.
 """
 
@@ -92,7 +92,7 @@ class TimingWheel(Generic[K]):
         return True
 
     def next_wake(self) -> int | None:
-        """A tick after now, no later than the earliest due key; None when empty. May be for a cascade only."""
+        """A tick after now, no later than the earliest due; None when empty. May be for a cascade only."""
         for level, occupied in enumerate(self._occupied):
             if occupied:
                 shift = level * _BITS
@@ -103,7 +103,7 @@ class TimingWheel(Generic[K]):
     def advance(self, now: int) -> list[K]:
         """Move to tick `now` and return every key due by then, earliest first, ties in the order scheduled.
 
-        `now` never goes back: ValueError if it does. Costs the keys it returns and moves, not the ticks crossed.
+        `now` never goes back: ValueError if it does. The cost is of keys returned and moved, not of ticks.
         """
         if now < self._now:
             raise ValueError(f"the wheel stands at tick {self._now} and cannot go back to {now}")

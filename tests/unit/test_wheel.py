@@ -43,7 +43,7 @@ class SortedList:
         return [key for _, key in fired]
 
 
-# A start just before, on or after a multiple of 64^k: where digits carry, hands move together and the top ring wraps.
+# A start around a multiple of 64^k: where digits carry, hands move together and the top ring wraps.
 starts = st.one_of(
     st.builds(
         lambda span, multiple, offset: max(0, span * multiple + offset),

@@ -1,0 +1,99 @@
+"""RabbitMQ out of Debian's or Ubuntu's packages, unpacked into a cache folder: no root, nothing installed.
+
+apt works on private lists and a private cache; Erlang's start script is told its new place by a variable, so that
+the cache survives being moved with the project.
+"""
+
+import contextlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from deploy.local.errors import StackError
+from deploy.local.layout import broker_cache
+
+ERLANG_ROOT = "ERLANG_ROOT"
+"""Environment variable that an unpacked Erlang finds itself by."""
+WITHOUT_EXTRAS = "--no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances"
+TOOLS = ("apt-get", "apt-cache", "dpkg-deb")
+
+
+def unpacked(say: Callable[[str], None]) -> Path | None:
+    """The root folder of the unpacked packages, fetched at first use; None where packages are not Debian's."""
+    release = platform.freedesktop_os_release()
+    kin = {release.get("ID", ""), *release.get("ID_LIKE", "").split()}
+    if not kin & {"debian", "ubuntu"} or not all(map(shutil.which, TOOLS)):
+        return None
+    cache = broker_cache(f"{release['ID']}-{release.get('VERSION_ID', 'sid')}-{platform.machine()}")
+    if not cache.exists():
+        say(f"RabbitMQ is not installed: unpacking the system's packages into {cache} (35 MB, once)")
+        _fetch_into(cache)
+    return cache
+
+
+def _fetch_into(cache: Path) -> None:
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the cache: the rename that completes it must not cross file systems.
+    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache.parent) as folder:
+        work, root = Path(folder), Path(folder) / "root"
+        for package in _download(work):
+            _run(work, "dpkg-deb", "-x", str(package), str(root))
+        _make_movable(root)
+        root.chmod(0o755)
+        try:
+            root.rename(cache)
+        except OSError:
+            if not cache.exists():  # else another `up` was faster, with the same content
+                raise
+
+
+def _download(work: Path) -> list[Path]:
+    packages = work / "packages"
+    for folder in (work / "lists" / "partial", work / "cache" / "archives" / "partial", packages):
+        folder.mkdir(parents=True)
+    private = (
+        *("-o", f"Dir::State::Lists={work / 'lists'}", "-o", f"Dir::Cache={work / 'cache'}"),
+        *("-o", "APT::Sandbox::User=root", "-o", "Acquire::Languages=none", "-o", "Acquire::Retries=2"),
+    )
+    with contextlib.suppress(StackError):  # one dead source among many; what we need may be there all the same
+        _run(work, "apt-get", *private, "update")
+    tree = _run(work, "apt-cache", *private, "depends", "--recurse", *WITHOUT_EXTRAS.split(), "rabbitmq-server")
+    erlang = sorted(set(re.findall(r"^erlang-[a-z0-9-]+$", tree, re.MULTILINE)))
+    _run(packages, "apt-get", *private, "download", "rabbitmq-server", *erlang)
+    return sorted(packages.glob("*.deb"))
+
+
+def _make_movable(root: Path) -> None:
+    scripts = [*root.glob("usr/lib/erlang/bin/erl"), *root.glob("usr/lib/erlang/erts-*/bin/erl")]
+    if len(scripts) < 2:
+        raise StackError("the Erlang packages hold no start scripts where Debian's do: use Docker")
+    for script in scripts:
+        text = script.read_text()
+        script.write_text(text.replace("ROOTDIR=/usr/lib/erlang\n", f'ROOTDIR="${ERLANG_ROOT}"\n'))
+
+
+def _run(cwd: Path, *command: str) -> str:
+    done = subprocess.run(  # noqa: S603  our own words
+        command,
+        cwd=cwd,
+        env=os.environ | {"LC_ALL": "C.UTF-8"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    if done.returncode:
+        raise StackError(
+            f"could not get RabbitMQ from the system's packages ({command[0]} failed):\n{_tail(done.stdout)}\n"
+            "Install rabbitmq-server yourself, set CARILLON_AMQP_URL, or use Docker (docker compose up --build)"
+        )
+    return done.stdout
+
+
+def _tail(text: str, lines: int = 8) -> str:
+    return "\n".join(text.splitlines()[-lines:])

@@ -1,0 +1,76 @@
+"""The way to Redis or Valkey: a client that answers within seconds and never repeats a command by itself.
+
+redis-py retries ten times by default, and a repeated INCR or lock counts twice; here the caller decides.
+Redis holds nothing that may not be lost (marks, limits, pauses), so `RedisAway` means: go on without.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from redis import exceptions
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+
+from libs.common.lifecycle import Fatal
+
+CONNECTIONS_MAX = 32
+"""Above what one replica has in flight at once; more wait their turn."""
+CONNECTION_WAIT_S = 2.0
+SOCKET_S = 2.0
+
+_REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
+_AWAY = (
+    OSError,
+    exceptions.ConnectionError,  # BusyLoadingError is one of them
+    exceptions.TimeoutError,
+    exceptions.ReadOnlyError,  # the primary became a replica
+    exceptions.OutOfMemoryError,  # refuses writes until something expires
+)
+
+
+class RedisAway(Exception):
+    """Redis is lost, loading or full: go on without it, or wait."""
+
+
+def redis_client(url: str) -> Redis:
+    """A client of `url` that connects when used and answers bytes. Close it with `aclose`.
+
+    Raises `Fatal` when the URL cannot be read.
+    """
+    try:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=CONNECTIONS_MAX,
+            timeout=CONNECTION_WAIT_S,
+            socket_timeout=SOCKET_S,
+            socket_connect_timeout=SOCKET_S,
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=False,
+            # A command of Redis Cloud that others answer with an error, sent on each connection.
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        )
+    except ValueError:  # whose text may quote the password
+        raise Fatal("the Redis URL cannot be read; correct CARILLON_REDIS_URL") from None
+    return Redis.from_pool(pool)
+
+
+@contextmanager
+def translating() -> Iterator[None]:
+    """Around every use of the client: raises `RedisAway` or `Fatal` in place of what the library raises.
+
+    Mistakes of the caller (a wrong type, a script's error) pass as they are.
+    """
+    try:
+        yield
+    except _REFUSED as error:
+        raise Fatal(f"Redis refuses us: {error}; correct the login in CARILLON_REDIS_URL") from error
+    except _AWAY as error:
+        raise RedisAway(f"Redis: {type(error).__name__}: {error}") from error
+
+
+async def ping(client: Redis) -> None:
+    """Return when Redis answers; raises as `translating` does. A readiness check."""
+    with translating():
+        await client.ping()

@@ -1,0 +1,1 @@
+"""The dispatcher: due tasks in, HTTP calls out, one verdict per attempt."""

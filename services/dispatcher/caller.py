@@ -1,0 +1,154 @@
+"""Makes the call: one HTTP request, under one time limit, without following, remembering or decoding anything.
+
+`Caller` is the port, so that a faster client can take aiohttp's place; `AiohttpCaller` is today's.
+"""
+
+import ssl
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+import aiohttp
+from yarl import URL
+
+from libs.common.clock import Clock, ceil_to_ms, format_utc
+from libs.common.contracts import Call, Task
+from libs.common.version import VERSION
+from services.dispatcher.guard import BlockedAddress, SocketFactory
+from services.dispatcher.outcome import Answer, ErrorClass
+
+# Enough to look for an expected text in; the rest is not read, and the connection is dropped with it.
+BODY_READ_MAX = 64 * 1024
+CONNECT_TIMEOUT_S = 10.0
+DNS_CACHE_S = 30
+USER_AGENT = f"Carillon/{VERSION}"
+
+
+class Request(NamedTuple):
+    """One attempt, ready to be sent."""
+
+    call: Call
+    headers: tuple[tuple[str, str], ...]
+
+
+class Caller(Protocol):
+    async def call(self, request: Request) -> Answer:
+        """Send it and read the answer. A failure is an `Answer` with an `error`, never an exception."""
+
+
+def request_of(task: Task, call: Call, attempts_max: int, now: datetime) -> Request:
+    """The client's headers, then ours. `webhook-id` is the same on every attempt (Standard Webhooks 1.0)."""
+    ours = [
+        ("User-Agent", USER_AGENT),
+        ("webhook-id", str(task.id)),
+        ("webhook-timestamp", str(int(now.timestamp()))),
+        ("Idempotency-Key", str(task.id)),
+        ("Carillon-Attempt", f"{task.attempt}/{attempts_max}"),
+        ("Carillon-Due-At", format_utc(task.due_at)),
+    ]
+    if call.traceparent:
+        ours.append(("traceparent", call.traceparent))
+    theirs = {name.lower() for name, _value in call.headers}
+    return Request(call, (*call.headers, *(pair for pair in ours if pair[0].lower() not in theirs)))
+
+
+class AiohttpCaller:
+    """One session, no limit of its own: the consumer counts what is in flight."""
+
+    def __init__(self, socket_factory: SocketFactory, clock: Clock) -> None:
+        self._clock = clock
+        connector = aiohttp.TCPConnector(
+            socket_factory=socket_factory, limit=0, ttl_dns_cache=DNS_CACHE_S, happy_eyeballs_delay=0.25
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),  # the default one would show one client's cookie to the next
+            auto_decompress=False,
+            trust_env=False,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def call(self, request: Request) -> Answer:
+        started_at = ceil_to_ms(self._clock.now())
+        begun = self._clock.monotonic()
+        met = await self._meet(request)
+        return Answer(
+            started_at=started_at,
+            duration_ms=round((self._clock.monotonic() - begun) * 1000),
+            status_code=met.status_code,
+            headers=met.headers,
+            body=met.body,
+            error=met.error,
+            error_detail=met.detail,
+        )
+
+    async def _meet(self, request: Request) -> "_Met":
+        call = request.call
+        limits = aiohttp.ClientTimeout(
+            total=call.timeout_s, connect=CONNECT_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S, ceil_threshold=3600
+        )
+        try:
+            async with self._session.request(
+                call.method,
+                URL(call.url, encoded=True),
+                data=call.body or None,
+                headers=request.headers,
+                allow_redirects=False,
+                timeout=limits,
+            ) as response:
+                body = await _beginning(response)
+                headers = tuple((name.lower(), value) for name, value in response.headers.items())
+                return _Met(response.status, headers, body)
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            return _Met(error=_class_of(error), detail=_say(error))
+
+
+class _Met(NamedTuple):
+    status_code: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+    error: ErrorClass | None = None
+    detail: str | None = None
+
+
+async def _beginning(response: aiohttp.ClientResponse) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while size < BODY_READ_MAX:
+        part = await response.content.read(BODY_READ_MAX - size)
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+        size += len(part)
+    response.close()
+    return b"".join(parts)
+
+
+def _class_of(error: BaseException) -> ErrorClass:
+    if isinstance(_root(error), BlockedAddress):
+        return "blocked_address"
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "dns"
+    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
+        return "tls"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return "connect"
+    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError | OSError):
+        return "disconnected"
+    return "protocol"
+
+
+def _root(error: BaseException) -> BaseException:
+    inner = getattr(error, "os_error", None) or error.__cause__
+    return _root(inner) if isinstance(inner, BaseException) and inner is not error else error
+
+
+def _say(error: BaseException) -> str:
+    root = _root(error)
+    if isinstance(root, BlockedAddress):
+        return f"{root.strerror}; CARILLON_ALLOW_NETWORKS can open it"
+    return f"{type(error).__name__}: {error}"[:500]

@@ -1,0 +1,147 @@
+"""What the replicas tell each other about an attempt, in Redis: claimed, its verdict, done.
+
+    carillon:dispatcher:attempt:<task>:<generation>:<attempt>  =  c<replica>   a call is in flight (expires)
+                                                                  v<verdict>   answered, the outcome not yet published
+                                                                  d            settled
+    carillon:dispatcher:success:<task>:<generation>            =  d            no attempt of it needs to be made
+
+Only for efficiency and for fewer duplicates: Redis away means every claim is granted, at least once.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+import structlog
+from prometheus_client import Counter
+from redis.asyncio import Redis
+
+from libs.common.coalescing import Coalescer
+from libs.common.contracts import Task
+from libs.common.metrics import REGISTRY
+from libs.common.redis import RedisAway, translating
+from services.dispatcher.retry import Done, Verdict
+
+PREFIX = "carillon:dispatcher:"
+DONE_S = 3600
+# A verdict waits here for the broker; longer than any outage that a person would leave alone.
+VERDICT_S = 25 * 3600
+SUCCESS_S_MAX = 25 * 3600
+# Beyond the call's own time limit: the time to write the verdict.
+CLAIM_GRACE_S = 10.0
+BATCH_MAX = 200
+
+AWAY = Counter(
+    "carillon_dispatcher_marks_away_total",
+    "Marks not read or written because Redis was away; a crash may then repeat a call",
+    ["operation"],
+    registry=REGISTRY,
+)
+
+log = structlog.get_logger(__name__)
+
+# The verdict is looked for before the success mark: else the outcome of a call whose replica died unpublished
+# would never be heard of.
+_CLAIM = """
+local answers = {}
+for i = 1, #KEYS, 2 do
+    local mark = redis.call('GET', KEYS[i])
+    if mark then
+        answers[#answers + 1] = mark
+    elseif redis.call('EXISTS', KEYS[i + 1]) == 1 then
+        answers[#answers + 1] = 'd'
+    else
+        redis.call('SET', KEYS[i], 'c' .. ARGV[1], 'PX', ARGV[(i + 1) / 2 + 1])
+        answers[#answers + 1] = ''
+    end
+end
+return answers
+"""
+
+
+class Claimed(NamedTuple):
+    """Yours: make the call."""
+
+
+class InFlight(NamedTuple):
+    """A call of this attempt is under way, or its replica died less than the claim's time ago."""
+
+    replica: str
+
+
+class Told(NamedTuple):
+    """The call was made; publish this, do not call."""
+
+    verdict: Verdict
+
+
+class Settled(NamedTuple):
+    """Called and published: nothing is left to do."""
+
+
+Claim = Claimed | InFlight | Told | Settled
+
+
+class Marks:
+    def __init__(self, redis: Redis, replica: str) -> None:
+        self._redis = redis
+        self._replica = replica.encode()
+        self._claim_script = redis.register_script(_CLAIM)
+        self._claims = Coalescer[tuple[Task, int], bytes](self._claim_many, items_max=BATCH_MAX, linger_s=0.001)
+        self._writes = Coalescer[tuple[str, bytes, int], bool](self._write_many, items_max=BATCH_MAX, linger_s=0.001)
+
+    async def claim(self, task: Task, timeout_s: float) -> Claim:
+        """Ask for the attempt `task.attempt`."""
+        try:
+            mark = await self._claims.submit((task, int((timeout_s + CLAIM_GRACE_S) * 1000)))
+        except RedisAway:
+            AWAY.labels("claim").inc()
+            return Claimed()
+        if mark == b"":
+            return Claimed()
+        if mark.startswith(b"c"):
+            return InFlight(mark[1:].decode())
+        if mark.startswith(b"v"):
+            return Told(_decode_verdict(mark[1:]))
+        return Settled()
+
+    async def tell(self, task: Task, verdict: Verdict) -> None:
+        """Write the verdict before its outcome is published."""
+        await self._write("verdict", attempt_key(task), b"v" + msgspec.json.encode(verdict), VERDICT_S)
+
+    async def settle(self, task: Task, verdict: Verdict, longest_wait_s: float) -> None:
+        """The outcome is published. A success of a retry is remembered for as long as a fork of it may climb."""
+        await self._write("done", attempt_key(task), b"d", DONE_S)
+        if isinstance(verdict, Done) and task.attempt > 1:
+            await self._write("done", success_key(task), b"d", min(DONE_S + int(longest_wait_s), SUCCESS_S_MAX))
+
+    async def _write(self, operation: str, key: str, mark: bytes, seconds: int) -> None:
+        try:
+            await self._writes.submit((key, mark, seconds))
+        except RedisAway:
+            AWAY.labels(operation).inc()
+
+    async def _claim_many(self, asked: list[tuple[Task, int]]) -> Sequence[bytes]:
+        keys = [key for task, _ms in asked for key in (attempt_key(task), success_key(task))]
+        with translating():
+            answers: list[bytes] = await self._claim_script(keys, [self._replica, *(ms for _task, ms in asked)])
+        return answers
+
+    async def _write_many(self, marks: list[tuple[str, bytes, int]]) -> Sequence[bool]:
+        with translating():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for key, mark, seconds in marks:
+                    pipe.set(key, mark, ex=seconds)
+                await pipe.execute()
+        return [True] * len(marks)
+
+
+def attempt_key(task: Task) -> str:
+    return f"{PREFIX}attempt:{task.id}:{task.generation}:{task.attempt}"
+
+
+def success_key(task: Task) -> str:
+    return f"{PREFIX}success:{task.id}:{task.generation}"
+
+
+_decode_verdict = msgspec.json.Decoder(Verdict).decode

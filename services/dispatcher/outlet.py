@@ -1,0 +1,107 @@
+"""Tells the others what became of an attempt: events, the next rung or the scheduler, the fallback queue.
+
+All of it is confirmed, or held and repeated; nothing here decides anything.
+"""
+
+import asyncio
+from datetime import datetime, timedelta
+
+import msgspec
+import structlog
+
+from libs.common import topology
+from libs.common.clock import Clock
+from libs.common.contracts import AttemptFinished, Call, FailedTask, ReturnTask, Task, TaskDue, TaskFinished, encode
+from libs.common.lifecycle import Backoff
+from libs.common.publisher import Publisher, PublishUnknown, Refused, Unroutable
+from services.dispatcher.retry import Done, Expire, Fail, Retry, Verdict
+
+log = structlog.get_logger(__name__)
+
+
+class Outlet:
+    def __init__(self, publisher: Publisher, clock: Clock) -> None:
+        self._publisher = publisher
+        self._clock = clock
+
+    async def publish(self, task: Task, call: Call, verdict: Verdict) -> None:
+        """Everything that follows from `verdict`; returns when all of it is confirmed."""
+        match verdict:
+            case Done(event):
+                await asyncio.gather(self._attempt(event), self._finished(task, "succeeded", self._clock.now()))
+            case Retry(event, not_before, wait_ms):
+                await asyncio.gather(self._attempt(event), self._wait(_next(task), not_before, wait_ms))
+            case Fail(event, reason):
+                await asyncio.gather(
+                    self._attempt(event),
+                    self._finished(task, "failed", self._clock.now(), reason),
+                    self._publisher.insist(topology.FALLBACK_ENTRY, encode(_failed(task, call, event))),
+                )
+            case Expire(at):
+                await self._finished(task, "expired", at, "expires_at passed before the call")
+
+    async def wait_for_claim(self, task: Task, due_at: datetime, shortest_ms: int | None) -> None:
+        """The same attempt again in a while: a hop, not an attempt."""
+        wait_ms = shortest_ms if shortest_ms is not None else 5_000
+        moved = msgspec.structs.replace(task, hop=task.hop + 1)
+        await self._wait(moved, due_at, shortest_ms, self._clock.now() + timedelta(milliseconds=wait_ms))
+
+    async def _wait(
+        self, task: Task, due_at: datetime, wait_ms: int | None, not_before: datetime | None = None
+    ) -> None:
+        """On the rung of `wait_ms`; by the scheduler when there is none, or when it is full."""
+        if wait_ms is not None and await self._on_rung(task, due_at, wait_ms):
+            return
+        returned = ReturnTask(task=task, not_before=not_before or due_at, reason="no rung for it, or it is full")
+        await self._publisher.insist(topology.RETURN, encode(returned))
+
+    async def _on_rung(self, task: Task, due_at: datetime, wait_ms: int) -> bool:
+        item = encode(TaskDue(task=msgspec.Raw(encode(task)), due_at=due_at, emitted_at=self._clock.now()))
+        backoff = Backoff(first_s=0.05, cap_s=1.0)
+        while True:
+            try:
+                await self._publisher.publish(topology.rung(wait_ms), item)
+                return True
+            except (Refused, Unroutable) as error:
+                log.warning("rung.refused", wait_ms=wait_ms, reason=str(error))
+                return False
+            except PublishUnknown:
+                await asyncio.sleep(backoff.next())
+
+    async def _attempt(self, event: AttemptFinished) -> None:
+        await self._publisher.insist(topology.ATTEMPT_EVENT, encode(event))
+
+    async def _finished(self, task: Task, state: str, at: datetime, reason: str | None = None) -> None:
+        event = TaskFinished(
+            id=task.id,
+            project=task.project,
+            generation=task.generation,
+            attempt=task.attempt,
+            hop=task.hop,
+            state=state,  # type: ignore[arg-type]  # one of our own four words
+            finished_at=at,
+            reason=reason,
+        )
+        await self._publisher.insist(topology.TASK_EVENT, encode(event))
+
+
+def _next(task: Task) -> Task:
+    return msgspec.structs.replace(task, attempt=task.attempt + 1, hop=task.hop + 1)
+
+
+def _failed(task: Task, call: Call, event: AttemptFinished) -> FailedTask:
+    return FailedTask(
+        id=task.id,
+        project=task.project,
+        generation=task.generation,
+        state="failed",
+        method=call.method,
+        url=call.url,
+        due_at=task.due_at,
+        failed_at=event.started_at + timedelta(milliseconds=event.duration_ms),
+        attempts=task.attempt,
+        status_code=event.status_code,
+        error=event.error,
+        error_detail=event.error_detail,
+        labels=task.labels,
+    )

@@ -1,0 +1,148 @@
+"""Emits what is due: lock the rows, publish with confirms, bury the confirmed ones, commit.
+
+The only order that loses nothing: a crash before the commit frees the rows, and what was published already is
+published again with the same content. Publish-then-commit is also how an expiry is told.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+import msgspec
+import structlog
+from prometheus_client import Counter, Histogram
+
+from libs.common import topology
+from libs.common.contracts import TaskDue, TaskFinished, encode
+from libs.common.lifecycle import Backoff
+from libs.common.metrics import REGISTRY
+from libs.common.publisher import Publisher
+from services.scheduler.store import DueRow, Emitted, Store
+
+# Below idle_in_transaction_session_timeout (5 s): the locks are still ours when we bury.
+PUBLISH_DEADLINE_S = 2.0
+FLOW_WAIT_S = 1.0
+
+FIRED = Counter("carillon_scheduler_fired_total", "Due tasks, by result of the publish", ["result"], registry=REGISTRY)
+LATENESS = Histogram(
+    "carillon_scheduler_lateness_seconds",
+    "From due_at to the moment its row was taken to be emitted, by Postgres' clock",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+    registry=REGISTRY,
+)
+
+log = structlog.get_logger(__name__)
+
+
+class Fired(NamedTuple):
+    missed: Sequence[UUID]
+    again: Sequence[UUID]
+
+
+class Firing:
+    """One back-off for the wheel and the sweep: both meet the same full queue."""
+
+    def __init__(self, store: Store, publisher: Publisher) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._backoff = Backoff(first_s=0.05, cap_s=1.0)
+        self.pause_s = 0.0
+
+    async def fire_these(self, ids: Sequence[UUID]) -> Fired:
+        """Fire those of `ids` that are due and free.
+
+        `missed` were not there to take (not yet due by Postgres' clock, in another replica's hands, or gone);
+        `again` were not confirmed and want another try after `pause_s`.
+        """
+        batch = _Batch(self._publisher)
+        if await self._flows():
+            await self._store.fire_these(ids, batch.emit)
+        else:
+            batch.again = list(ids)
+        self._count(batch)
+        return Fired([task_id for task_id in ids if task_id not in batch.found], batch.again)
+
+    async def fire_overdue(self) -> int:
+        """Fire the oldest overdue rows; gives how many were found, 0 when the broker did not take them all."""
+        if not await self._flows():
+            return 0
+        batch = _Batch(self._publisher)
+        found = await self._store.fire_overdue(batch.emit)
+        self._count(batch)
+        return 0 if batch.again else found
+
+    async def _flows(self) -> bool:
+        """No fire starts while the connection is down or blocked: it would only hold row locks."""
+        try:
+            await asyncio.wait_for(self._publisher.flowing(), FLOW_WAIT_S)
+        except TimeoutError:
+            return False
+        return True
+
+    def _count(self, batch: "_Batch") -> None:
+        for row in batch.fired:
+            LATENESS.observe(max(0.0, (row.now - row.due_at).total_seconds()))
+        FIRED.labels("confirmed").inc(len(batch.fired))
+        FIRED.labels("refused").inc(len(batch.again))
+        if batch.again:
+            self.pause_s = self._backoff.next()
+            log.warning("fire.refused", tasks=len(batch.again), pause_s=round(self.pause_s, 3))
+        elif batch.fired:
+            self._backoff.reset()
+            self.pause_s = 0.0
+
+
+class _Batch:
+    """One transaction's rows on their way through the broker."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self.fired: list[DueRow] = []
+        self.again: list[UUID] = []
+        self.found: set[UUID] = set()
+
+    async def emit(self, rows: Sequence[DueRow]) -> Emitted:
+        self.found.update(row.id for row in rows)
+        expired = [row for row in rows if row.is_expired]
+        due = [row for row in rows if not row.is_expired]
+        told, fired = await asyncio.gather(
+            self._publish(topology.TASK_EVENT, expired, [_expired(row) for row in expired]),
+            self._publish(topology.DUE, due, [_due(row) for row in due]),
+        )
+        self.fired = fired
+        return Emitted([row.id for row in fired], [row.id for row in told])
+
+    async def _publish(self, route: topology.Route, rows: list[DueRow], items: list[bytes]) -> list[DueRow]:
+        """The rows whose item the broker confirmed in time."""
+        if not rows:
+            return []
+        sending = [asyncio.ensure_future(self._publisher.publish(route, item)) for item in items]
+        await asyncio.wait(sending, timeout=PUBLISH_DEADLINE_S)
+        confirmed = []
+        for row, publish in zip(rows, sending, strict=True):
+            if publish.done() and publish.exception() is None:
+                confirmed.append(row)
+            else:
+                publish.cancel()
+                self.again.append(row.id)
+        return confirmed
+
+
+def _due(row: DueRow) -> bytes:
+    return encode(TaskDue(task=msgspec.Raw(row.message), due_at=row.due_at, emitted_at=row.now))
+
+
+def _expired(row: DueRow) -> bytes:
+    return encode(
+        TaskFinished(
+            id=row.id,
+            project=row.project,
+            generation=row.generation,
+            attempt=row.attempt,
+            hop=row.hop,
+            state="expired",
+            finished_at=row.now,
+            reason="expires_at passed before the call",
+        )
+    )
