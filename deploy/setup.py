@@ -15,9 +15,10 @@ from pathlib import Path
 
 import aio_pika
 import structlog
-from aiormq.exceptions import AMQPConnectionError, AuthenticationError
+from aiormq.exceptions import AMQPError
 from yarl import URL
 
+from libs.common.connection import is_wrong_login
 from libs.common.declaration import declare
 from libs.common.lifecycle import Backoff, Fatal, run
 from libs.common.logs import configure_logs
@@ -68,18 +69,21 @@ def migrate(postgres_url: str, schema: str, folder: Path) -> None:
 async def connect(amqp_url: str) -> aio_pika.abc.AbstractConnection:
     """Raises: Fatal on a wrong login, or when no broker answers within `WAIT_S`."""
     where = URL(amqp_url).with_user(None)
-    backoff = Backoff(first_s=0.2, cap_s=2.0)
+    backoff, reason = Backoff(first_s=0.2, cap_s=2.0), "no answer"
     try:
         async with asyncio.timeout(WAIT_S):
             while True:
                 try:
                     return await aio_pika.connect(amqp_url, timeout=5)
-                except AuthenticationError as error:
-                    raise Fatal(f"RabbitMQ at {where} refused the login: check CARILLON_AMQP_URL. {error}") from error
-                except (AMQPConnectionError, OSError, TimeoutError):
+                except (AMQPError, OSError, TimeoutError) as error:
+                    if is_wrong_login(error):
+                        raise Fatal(f"RabbitMQ at {where} refused the login: check CARILLON_AMQP_URL") from error
+                    reason = repr(error)
                     await asyncio.sleep(backoff.next())
     except TimeoutError as error:
-        raise Fatal(f"no RabbitMQ answers at {where} within {WAIT_S} s: start it or check CARILLON_AMQP_URL") from error
+        raise Fatal(
+            f"no RabbitMQ at {where} let us in within {WAIT_S} s: start it, or check CARILLON_AMQP_URL ({reason})"
+        ) from error
 
 
 def _plain_unless_asked(postgres_url: str) -> str:

@@ -12,7 +12,13 @@ from typing import Protocol, Self
 import aio_pika
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aiormq.exceptions import AMQPError, AuthenticationError, ChannelInvalidStateError, ConnectionNotAllowed
+from aiormq.exceptions import (
+    AMQPError,
+    AuthenticationError,
+    ChannelInvalidStateError,
+    InvalidFrameError,
+    ProbableAuthenticationError,
+)
 from prometheus_client import Counter, Gauge
 from yarl import URL
 
@@ -23,6 +29,7 @@ from libs.common.topology import Topology
 
 CONNECT_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 2.0
+VHOST_REFUSALS_MAX = 6
 # Twice the default would find a half-open link after 183 s, this after 33 ((heartbeat + 1) * 3).
 HEARTBEAT_S = 10
 
@@ -50,6 +57,7 @@ class Link:
         self._url = str(URL(url).update_query(heartbeat=HEARTBEAT_S))
         self._topology = topology
         self._parties: list[Party] = []
+        self._vhost_refusals = 0
         self._up = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
 
@@ -126,18 +134,31 @@ class Link:
             await _close(connection)
 
     def _refuse_the_hopeless(self, error: BaseException) -> None:
-        where = URL(self._url).with_user(None).with_query(None)
-        if isinstance(error, AuthenticationError):
+        if is_wrong_login(error):
             raise Fatal(
-                f"RabbitMQ at {where} refused the login '{URL(self._url).user}': check user and password in"
+                f"RabbitMQ at {self._where} refused the login '{URL(self._url).user}': check user and password in"
                 " CARILLON_AMQP_URL"
             ) from error
-        # "... vhost '/' is down" comes from a broker that is still starting: wait for that one.
-        if isinstance(error, ConnectionNotAllowed) and "is down" not in str(error):
+        # A broker that is still starting closes in the same way, so it takes more than one refusal to believe it.
+        self._vhost_refusals = self._vhost_refusals + 1 if is_refused_vhost(error) else 0
+        if self._vhost_refusals >= VHOST_REFUSALS_MAX:
             raise Fatal(
-                f"RabbitMQ at {where} refused the virtual host: {error}. Check the path of CARILLON_AMQP_URL and the"
-                " user's permissions"
+                f"RabbitMQ at {self._where} refuses the virtual host: create it and give the user its permissions, or"
+                " correct the path of CARILLON_AMQP_URL"
             ) from error
+
+    @property
+    def _where(self) -> str:
+        return str(URL(self._url).with_user(None).with_query(None))
+
+
+def is_wrong_login(error: BaseException) -> bool:
+    return isinstance(error, AuthenticationError | ProbableAuthenticationError) and "ACCESS_REFUSED" in str(error)
+
+
+def is_refused_vhost(error: BaseException) -> bool:
+    """The library expects OpenOk, gets Close, and keeps the reason to itself."""
+    return isinstance(error, InvalidFrameError) and "Connection.OpenOk" in str(error)
 
 
 def watch(channel: AbstractChannel, lost: asyncio.Event) -> None:

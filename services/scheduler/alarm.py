@@ -23,6 +23,7 @@ WHEEL_MAX = 1_000_000
 # Clock steps and suspended machines heal within one nap.
 NAP_MAX_S = 1.0
 AWAY_PAUSE_S = 0.5
+EARLY_PAUSE = timedelta(milliseconds=2)
 # Reaches back over what fell due while the last scheduler was dying and the sweep would not touch yet.
 FIRST_LOAD_BACK = timedelta(seconds=5)
 
@@ -105,8 +106,8 @@ class Alarm:
         retry_at = self.now() + timedelta(seconds=self._firing.pause_s or AWAY_PAUSE_S)
         for task_id in again:
             self.hold(task_id, retry_at)
-        for task_id, due_at in early:
-            self.hold(task_id, due_at)
+        for task_id, due_at in early:  # our clock is ahead: not at once, or we would spin until it is not
+            self.hold(task_id, max(due_at, self.now() + EARLY_PAUSE))
 
     async def _nap(self, stopping: asyncio.Event) -> None:
         wake = self._wheel.next_wake()

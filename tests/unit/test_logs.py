@@ -23,8 +23,8 @@ def logging_restored() -> Iterator[None]:
     structlog.contextvars.clear_contextvars()
 
 
-@pytest.fixture
-def log(capsys: pytest.CaptureFixture[str]) -> FilteringBoundLogger:
+def configured() -> FilteringBoundLogger:
+    # Inside the test and not in a fixture: pytest gives the call a stdout of its own.
     configure_logs("dispatcher", "dispatcher-1", "info")
     logger: FilteringBoundLogger = structlog.get_logger()
     return logger
@@ -34,9 +34,8 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_a_line_is_one_json_object_that_says_who_and_when(
-    log: FilteringBoundLogger, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_line_is_one_json_object_that_says_who_and_when(capsys: pytest.CaptureFixture[str]) -> None:
+    log = configured()
     log.info("attempt.finished", outcome="timeout", lateness_ms=3)
 
     [line] = lines(capsys)
@@ -51,9 +50,8 @@ def test_a_line_is_one_json_object_that_says_who_and_when(
     }
 
 
-def test_a_timestamp_is_utc_with_milliseconds(
-    log: FilteringBoundLogger, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_timestamp_is_utc_with_milliseconds(capsys: pytest.CaptureFixture[str]) -> None:
+    log = configured()
     log.info("attempt.finished")
 
     [line] = lines(capsys)
@@ -61,9 +59,8 @@ def test_a_timestamp_is_utc_with_milliseconds(
     assert line["timestamp"].endswith("Z")
 
 
-def test_correlation_ids_of_the_context_are_on_every_line(
-    log: FilteringBoundLogger, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_correlation_ids_of_the_context_are_on_every_line(capsys: pytest.CaptureFixture[str]) -> None:
+    log = configured()
     with structlog.contextvars.bound_contextvars(task_id="t1", attempt=2):
         log.info("attempt.finished")
         logging.getLogger("aiormq").warning("odd")
@@ -71,9 +68,8 @@ def test_correlation_ids_of_the_context_are_on_every_line(
     assert all((line["task_id"], line["attempt"]) == ("t1", 2) for line in lines(capsys))
 
 
-def test_a_line_below_the_level_is_not_written(
-    log: FilteringBoundLogger, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_line_below_the_level_is_not_written(capsys: pytest.CaptureFixture[str]) -> None:
+    log = configured()
     log.debug("attempt.started")
 
     assert lines(capsys) == []
@@ -81,8 +77,9 @@ def test_a_line_below_the_level_is_not_written(
 
 @pytest.mark.parametrize("name", ["aio_pika", "aiormq.connection", "aiohttp.server", "asyncio"])
 def test_a_library_speaks_through_the_same_renderer_from_warning_up(
-    log: FilteringBoundLogger, capsys: pytest.CaptureFixture[str], name: str
+    capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
+    configured()
     logging.getLogger(name).info("chatter")
     logging.getLogger(name).warning("lost %s", "amqp://user:hunter2@broker/")
 
@@ -91,9 +88,8 @@ def test_a_library_speaks_through_the_same_renderer_from_warning_up(
     assert line["event"] == "lost amqp://<hidden>@broker/"
 
 
-def test_a_warning_of_python_is_a_log_line(
-    log: FilteringBoundLogger, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_warning_of_python_is_a_log_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configured()
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         logging.captureWarnings(True)
@@ -104,8 +100,9 @@ def test_a_warning_of_python_is_a_log_line(
 
 @pytest.mark.parametrize("source", ["ours", "library"])
 def test_an_exception_is_structured_without_local_variables(
-    log: FilteringBoundLogger, capsys: pytest.CaptureFixture[str], source: str
+    capsys: pytest.CaptureFixture[str], source: str
 ) -> None:
+    log = configured()
     try:
         secret_local = "hunter3"
         raise ValueError(f"cannot reach amqp://u:hunter2@broker/ ({len(secret_local)})")
@@ -148,9 +145,8 @@ def test_the_login_in_a_url_is_hidden(text: str, shown: str) -> None:
     assert redacted(text) == shown
 
 
-def test_a_value_that_json_cannot_hold_does_not_break_the_line(
-    log: FilteringBoundLogger, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_value_that_json_cannot_hold_does_not_break_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+    log = configured()
     log.info("task.created", path="\udc80", number=2**80, thing=object(), raw=b"\xff")
 
     [line] = lines(capsys)

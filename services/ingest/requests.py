@@ -1,0 +1,113 @@
+"""The JSON of `POST /v1/tasks`: its shape, and what msgspec says against it in our words.
+
+What a shape cannot say (a URL without a host, a time without an offset) stands in `creation.py`.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from services.ingest.problems import FieldError, invalid, malformed
+
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"]
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`schedule_s`: seconds before each retry; null means the ladder of the installation."""
+
+    schedule_s: list[float] | None = None
+    respect_retry_after: bool = True
+
+
+class Expect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What counts as success: status classes (`2xx`) or codes (`204`), and a text that the body must contain."""
+
+    status: list[str] = ["2xx"]
+    body_contains: str | None = None
+
+
+class NewTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A task as a client asks for it. At most one of due_at and delay, and one of body, body_text and body_base64."""
+
+    url: str
+    method: Method = "POST"
+    due_at: str | int | float | None = None
+    delay: str | int | float | None = None
+    headers: dict[str, str] = {}
+    # Raw keeps the client's bytes; `Raw | None` would refuse objects, so an absent body is an empty Raw.
+    body: msgspec.Raw = msgspec.Raw(b"")
+    body_text: str | None = None
+    body_base64: str | None = None
+    content_type: str | None = None
+    timeout_s: float = 15.0
+    expires_at: str | int | float | None = None
+    retry: Retry | None = None
+    expect: Expect | None = None
+    labels: dict[str, str] = {}
+
+
+_LATER = {
+    "local_time": "is not possible yet; give due_at with an offset from UTC",
+    "callbacks": "are not possible yet; poll GET /v1/tasks/{id}",
+}
+_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "": NewTask.__struct_fields__,
+    "/retry": Retry.__struct_fields__,
+    "/expect": Expect.__struct_fields__,
+}
+_AT = re.compile(r"(?s)(.*) - at `\$(.*)`")
+_UNKNOWN = re.compile(r"(?s)Object contains unknown field `(.*)`")
+_MISSING = re.compile(r"Object missing required field `(.*)`")
+_INDEX = re.compile(r"\[(\d+)\]")
+
+_decode = msgspec.json.Decoder(NewTask).decode
+
+
+def read_task(raw: bytes) -> NewTask:
+    """Raises: Problem, 400 when it is no JSON and 422 when it is no task."""
+    try:
+        raw.decode()  # msgspec looks at the bytes of a Raw no closer than its brackets
+        return _decode(raw)
+    except msgspec.ValidationError as error:
+        raise invalid([field_error(str(error))]) from error
+    except UnicodeDecodeError as error:
+        raise malformed(f"The body is not UTF-8 at byte {error.start}") from error
+    except msgspec.DecodeError as error:
+        raise malformed(f"The body cannot be read: {error}") from error
+    except RecursionError as error:
+        raise malformed("The body is nested too deep") from error
+
+
+def field_error(complaint: str) -> FieldError:
+    """msgspec's text as pointer, code and remedy."""
+    located = _AT.fullmatch(complaint)
+    text, path = (located[1], located[2]) if located else (complaint, "")
+    pointer = _pointer(path)
+    if unknown := _UNKNOWN.fullmatch(text):
+        return _unknown_field(pointer, unknown[1])
+    if missing := _MISSING.fullmatch(text):
+        return FieldError(f"{pointer}/{escaped(missing[1])}", "required", f"{missing[1]} is missing; add it")
+    return FieldError(pointer, "wrong_type", f"{text[:1].lower()}{text[1:]}; change it")
+
+
+def escaped(name: str) -> str:
+    """`name` as one step of a JSON pointer (RFC 6901)."""
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def _unknown_field(parent: str, name: str) -> FieldError:
+    pointer = f"{parent}/{escaped(name)}"
+    if name in _LATER:
+        return FieldError(pointer, "not_supported", f"{name} {_LATER[name]}")
+    known = _FIELDS.get(parent, ())
+    nearest = difflib.get_close_matches(name, known, n=1)
+    advice = f"did you mean {nearest[0]}?" if nearest else f"remove it; there are {', '.join(known)}"
+    return FieldError(pointer, "unknown_field", f"{name[:64]} is not known; {advice}")
+
+
+def _pointer(path: str) -> str:
+    """`.retry.schedule_s[2]` as `/retry/schedule_s/2`. A key that msgspec does not name (`[...]`) is left out."""
+    return _INDEX.sub(r"/\1", path.replace("[...]", "")).replace(".", "/")

@@ -1,0 +1,69 @@
+"""The mailer process: what failed comes in, is collected on a schedule, and goes out as digest mails."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from libs.common import topology
+from libs.common.admin import AdminServer
+from libs.common.clock import SystemClock
+from libs.common.connection import Link
+from libs.common.consumer import ItemConsumer
+from libs.common.contracts import DigestPage
+from libs.common.intake import Intake, decoder
+from libs.common.lifecycle import Worker, run, run_until_stopped
+from libs.common.logs import configure_logs
+from libs.common.metrics import build_info
+from libs.common.publisher import Publisher
+from libs.common.settings import load
+from libs.common.version import VERSION
+from services.mailer.collect import FallbackQueue
+from services.mailer.outbox import Outbox
+from services.mailer.render import Letterhead
+from services.mailer.runs import Runs
+from services.mailer.schedule import Schedule
+from services.mailer.settings import MailerSettings
+from services.mailer.smtp import SmtpServer
+
+# One mail at a time: a crash repeats at most one, and a mail server is not flooded after an outage.
+MAILS_AT_A_TIME = 1
+
+
+async def main() -> None:
+    settings = load(MailerSettings)
+    configure_logs("mailer", settings.replica, settings.log_level)
+    build_info("mailer", VERSION)
+
+    amqp_url, clock = settings.amqp_url.get_secret_value(), SystemClock()
+    publishing = Link(amqp_url, "mailer publish", topology.topology())
+    consuming = Link(amqp_url, "mailer consume", topology.topology())
+    publisher = Publisher()
+    publishing.join(publisher)
+
+    fallback = FallbackQueue(publisher, clock)
+    runs = Runs(fallback, Schedule(settings.digest_cron, settings.digest_timezone), clock)
+
+    server = SmtpServer.from_url(settings.smtp_url.get_secret_value())
+    outbox = Outbox(server.send, publisher, Letterhead(settings.digest_from, settings.digest_to))
+    pages = Intake(topology.MAILER_OUTBOX, decoder(DigestPage), publisher, prefetch=MAILS_AT_A_TIME)
+    consuming.join(fallback)
+    consuming.join(pages)
+
+    async with AsyncExitStack() as opened:  # closed last-in first-out, after the drain
+        await opened.enter_async_context(publishing)
+        await opened.enter_async_context(consuming)
+        workers: list[Worker] = [
+            AdminServer(
+                settings.admin_host,
+                settings.admin_port,
+                ready={"publishing": publishing.ping, "consuming": consuming.ping},
+            ),
+            publishing,
+            consuming,
+            runs,
+            ItemConsumer(pages, outbox.handle, asyncio.Semaphore(MAILS_AT_A_TIME)),
+        ]
+        await run_until_stopped(workers, drain_s=settings.drain_s)
+
+
+if __name__ == "__main__":
+    run(main)

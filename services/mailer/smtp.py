@@ -1,0 +1,95 @@
+"""The seam to aiosmtplib: one mail to one server, and its errors as what the caller must do.
+
+TLS is what the URL says and never what the server offers: an attacker in between would offer none.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from email.message import EmailMessage
+from typing import Literal, Self, get_args
+
+import aiosmtplib
+import structlog
+from yarl import URL
+
+CONNECT_S = 10.0
+# Each command of the mail itself. A server that scans mails answers DATA late (RFC 5321 section 4.5.3.2.6 allows
+# 10 minutes), and one cut off before its 250 gets the same mail again and again.
+TRANSFER_S = 60.0
+
+Scheme = Literal["smtp", "smtp+starttls", "smtps"]
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
+_PORTS: dict[Scheme, int] = {"smtp": 25, "smtp+starttls": 587, "smtps": 465}
+_NO = (aiosmtplib.SMTPResponseException, aiosmtplib.SMTPRecipientsRefused, aiosmtplib.SMTPNotSupported)
+
+log = structlog.get_logger(__name__)
+
+
+class NotSent(Exception):
+    """There is no 250 for this mail."""
+
+    outcome = "away"
+
+
+class MailAway(NotSent):
+    """No answer, or no connection: it may have arrived or not. Send the same mail again."""
+
+
+class MailRefused(NotSent):
+    """The server said no: to us, to the sender, to every recipient or to the mail."""
+
+    outcome = "refused"
+
+
+@dataclass(frozen=True)
+class SmtpServer:
+    """`smtp` is never encrypted, `smtp+starttls` insists on STARTTLS, `smtps` is TLS from the first byte."""
+
+    scheme: Scheme
+    host: str
+    port: int
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_url(cls, text: str) -> Self:
+        """Raises: ValueError, without quoting the URL."""
+        try:
+            url = URL(text)
+            port = url.explicit_port
+        except ValueError:
+            raise ValueError("cannot be read as a URL") from None
+        if url.scheme not in SCHEMES or url.host is None:
+            raise ValueError(f"should be {', '.join(f'{scheme}://host' for scheme in SCHEMES)}")
+        return cls(url.scheme, url.host, _PORTS[url.scheme] if port is None else port, url.user, url.password)
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.host}:{self.port}"
+
+    async def send(self, message: EmailMessage, recipients: Sequence[str]) -> None:
+        """Return when the server has taken the mail for at least one recipient; who was refused is logged.
+
+        Raises: NotSent (`MailAway` or `MailRefused`).
+        """
+        try:
+            async with self._client() as client:
+                refused, _ = await client.sendmail(
+                    message["From"].addresses[0].addr_spec, recipients, message.as_bytes(), timeout=TRANSFER_S
+                )
+        except _NO as error:
+            raise MailRefused(f"{self} refused the mail: {error}") from error
+        except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
+            raise MailAway(f"{self} gave no answer: {error or type(error).__name__}") from error
+        if refused:
+            log.error("mail.partly-refused", server=str(self), recipients=sorted(refused))
+
+    def _client(self) -> aiosmtplib.SMTP:
+        return aiosmtplib.SMTP(
+            hostname=self.host,
+            port=self.port,
+            username=self.user,
+            password=self.password,
+            use_tls=self.scheme == "smtps",
+            start_tls=self.scheme == "smtp+starttls",
+            timeout=CONNECT_S,
+        )

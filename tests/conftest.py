@@ -1,0 +1,147 @@
+"""Real servers for the tests: a private stack under `.local/test`, started once a session and stopped after it.
+
+A server that cannot be started skips its tests at home and fails them where `CI=true`.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import aio_pika
+import asyncpg
+import pytest
+from aio_pika.abc import AbstractConnection
+from redis.asyncio import Redis
+from yarl import URL
+
+from deploy.setup import migrate, migrations
+from libs.common.declaration import declare
+from libs.common.topology import Topology, topology
+
+ROOT = Path(__file__).parent.parent
+STACK = ROOT / ".local" / "test"
+PORT_OFFSET = 1000
+# Short rungs, so that a test can wait for one.
+RETRY_SCHEDULE_S = (0.2, 0.5, 5.0)
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[dict[str, str]]:
+    """The stack's own variables: CARILLON_AMQP_URL, CARILLON_POSTGRES_URL, CARILLON_REDIS_URL, CARILLON_SMTP_URL."""
+    stack = [sys.executable, "-m", "deploy.local"]
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("CARILLON_")}
+    up = subprocess.run(
+        [*stack, "up", "--servers-only", "--dir", STACK, "--port-offset", str(PORT_OFFSET)],
+        cwd=ROOT, env=plain, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if up.returncode != 0:
+        reason = f"no servers to test with: {(up.stdout + up.stderr)[-2000:]}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    try:
+        yield _variables(STACK / "env")
+    finally:
+        subprocess.run([*stack, "down", "--dir", STACK], cwd=ROOT, env=plain, check=False, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def test_topology() -> Topology:
+    return topology(RETRY_SCHEDULE_S)
+
+
+@pytest.fixture
+async def amqp_url(servers: dict[str, str], test_topology: Topology) -> str:
+    """A broker with the whole topology, every queue empty, rungs of 0.2, 0.5 and 5 s."""
+    url = servers["CARILLON_AMQP_URL"]
+    async with await aio_pika.connect(url) as connection:
+        await declare(connection, test_topology)
+        channel = await connection.channel()
+        for queue in test_topology.queues:
+            await (await channel.get_queue(queue.name, ensure=False)).purge()
+    return url
+
+
+@pytest.fixture
+async def amqp(amqp_url: str) -> AsyncIterator[AbstractConnection]:
+    """A connection of the test's own, to look at the broker with."""
+    async with await aio_pika.connect(amqp_url) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def postgres_url(servers: dict[str, str]) -> AsyncIterator[str]:
+    """An empty database of the test's own."""
+    async with _fresh_database(servers["CARILLON_POSTGRES_URL"]) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def _migrated_template(servers: dict[str, str]) -> str:
+    """The name of a database with every service's migrations, to make copies of."""
+    name = f"template_{uuid4().hex[:12]}"
+    url = str(URL(servers["CARILLON_POSTGRES_URL"]).with_path(f"/{name}", keep_query=True))
+    for schema, folder in migrations():
+        migrate(url, schema, folder)
+    return name
+
+
+@pytest.fixture
+async def migrated_postgres_url(servers: dict[str, str], _migrated_template: str) -> AsyncIterator[str]:
+    """A database of the test's own with every service's tables."""
+    async with _fresh_database(servers["CARILLON_POSTGRES_URL"], _migrated_template) as url:
+        yield url
+
+
+@pytest.fixture
+async def redis_url(servers: dict[str, str]) -> str:
+    """An empty Redis."""
+    url = servers["CARILLON_REDIS_URL"]
+    client = Redis.from_url(url)
+    await client.flushdb()
+    await client.aclose()
+    return url
+
+
+@pytest.fixture
+def rabbitmqctl(servers: dict[str, str]) -> Callable[..., str]:
+    """Run rabbitmqctl against the test broker: `rabbitmqctl("set_vm_memory_high_watermark", "0.4")`."""
+    pid = int((STACK / "pids" / "rabbitmq").read_text())
+    environ = dict(
+        pair.split("=", 1) for pair in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in pair
+    )
+    scripts = (folder / "rabbitmqctl" for folder in _script_folders(environ))
+    script = next(script for script in scripts if script.exists())
+
+    def control(*words: str) -> str:
+        done = subprocess.run([script, *words], env=environ, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    return control
+
+
+def _script_folders(environ: dict[str, str]) -> list[Path]:
+    unpacked = sorted((ROOT / ".local" / "rabbitmq").glob("**/rabbitmq_server-*/sbin"))
+    installed = sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin"))
+    return [*unpacked, *installed, *(Path(folder) for folder in environ.get("PATH", "").split(":"))]
+
+
+@asynccontextmanager
+async def _fresh_database(server_url: str, template: str = "template0") -> AsyncIterator[str]:
+    name = f"test_{uuid4().hex[:12]}"
+    server = await asyncpg.connect(server_url)
+    try:
+        await server.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        yield str(URL(server_url).with_path(f"/{name}", keep_query=True))
+        await server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    finally:
+        await server.close()
+
+
+def _variables(env_file: Path) -> dict[str, str]:
+    lines = (line.removeprefix("export ").partition("=") for line in env_file.read_text().splitlines() if "=" in line)
+    return {name: value.strip("'") for name, _equals, value in lines}
