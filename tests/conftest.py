@@ -3,11 +3,12 @@
 A server that cannot be started skips its tests at home and fails them where `CI=true`.
 """
 
+import fcntl
 import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -23,8 +24,9 @@ from libs.common.declaration import declare
 from libs.common.topology import Topology, topology
 
 ROOT = Path(__file__).parent.parent
-STACK = ROOT / ".local" / "test"
-PORT_OFFSET = 1000
+# Elsewhere, for a second checkout's tests at the same time: TEST_STACK_DIR and TEST_PORT_OFFSET.
+STACK = Path(os.environ.get("TEST_STACK_DIR", ROOT / ".local" / "test"))
+PORT_OFFSET = int(os.environ.get("TEST_PORT_OFFSET", "1000"))
 # Short rungs, so that a test can wait for one.
 RETRY_SCHEDULE_S = (0.2, 0.5, 5.0)
 
@@ -32,6 +34,20 @@ RETRY_SCHEDULE_S = (0.2, 0.5, 5.0)
 @pytest.fixture(scope="session")
 def servers() -> Iterator[dict[str, str]]:
     """The stack's own variables: CARILLON_AMQP_URL, CARILLON_POSTGRES_URL, CARILLON_REDIS_URL, CARILLON_SMTP_URL."""
+    with _alone():
+        yield from _started()
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Two sessions on one broker would purge each other's queues: the second waits."""
+    STACK.parent.mkdir(parents=True, exist_ok=True)
+    with Path(f"{STACK}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _started() -> Iterator[dict[str, str]]:
     stack = [sys.executable, "-m", "deploy.local"]
     plain = {name: value for name, value in os.environ.items() if not name.startswith("CARILLON_")}
     up = subprocess.run(
