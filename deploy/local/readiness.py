@@ -27,9 +27,7 @@ TAIL_LINES = 20
 TAILS_MAX = 3
 
 
-async def wait_until_ready(
-    questions: Mapping[str, Question], layout: Layout, before: Status, timeout_s: float
-) -> None:
+async def wait_until_ready(questions: Mapping[str, Question], layout: Layout, before: Status, timeout_s: float) -> None:
     """Ask all by name until all are ready. Raises `StackError` with reasons and log tails when it is hopeless.
 
     `before`: the supervisor's status when the wait began; later exits count.
@@ -139,9 +137,7 @@ def _hopeless(missing: Mapping[str, str], before: Status, now: Status) -> dict[s
 
 def _report(missing: Mapping[str, str], layout: Layout) -> str:
     reasons = [f"{name} is not ready: {why}" for name, why in missing.items()]
-    tails = [
-        f"--- the end of {layout.log_file(name)}\n{log_tail(layout, name)}" for name in list(missing)[:TAILS_MAX]
-    ]
+    tails = [f"--- the end of {layout.log_file(name)}\n{log_tail(layout, name)}" for name in list(missing)[:TAILS_MAX]]
     return "\n".join(reasons + tails)
 
 

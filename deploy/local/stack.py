@@ -88,9 +88,7 @@ def _target(request: Request, environ: Mapping[str, str], say: Say) -> Target:
     told = environment(environ, request.layout)
     names = servers.own_servers(told)
     wanted = (
-        []
-        if request.servers_only
-        else services.specs(request.layout, told, request.replicas, request.service_package)
+        [] if request.servers_only else services.specs(request.layout, told, request.replicas, request.service_package)
     )
     return Target(told, names, servers.specs(names, request.layout, say), wanted)
 
@@ -118,7 +116,7 @@ def _set_up(request: Request, target: Target) -> None:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("CARILLON_")}
     with layout.log_file("setup").open("w") as log:
         try:
-            done = subprocess.run(
+            done = subprocess.run(  # noqa: S603  our own words
                 (sys.executable, "-m", request.setup_module),
                 cwd=PROJECT,
                 env=inherited | target.environment.shared | {MARKER: str(layout.root)},
@@ -171,9 +169,7 @@ def _plan(processes: list[ProcessSpec]) -> Plan:
     return Plan(id=uuid.uuid4().hex, processes=tuple(processes))
 
 
-def _wait(
-    questions: Mapping[str, readiness.Question], layout: Layout, before: Status, timeout_s: float
-) -> None:
+def _wait(questions: Mapping[str, readiness.Question], layout: Layout, before: Status, timeout_s: float) -> None:
     asyncio.run(readiness.wait_until_ready(questions, layout, before, timeout_s))
 
 

@@ -85,6 +85,8 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> NoReturn:
 
     What is expected (`SettingsError`, `Fatal`) says so on stderr without a traceback.
     """
+    # Until main has its settings: structlog's own default would print local variables, and the URLs in them.
+    configure_logs(Path(sys.argv[0]).parent.name, socket.gethostname(), "info")
     sys.exit(_exit_code(main))
 
 
@@ -190,8 +192,6 @@ def _exit_code(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
 
 
 def _report(event: str, error: Exception, code: int) -> int:
-    if not structlog.is_configured():  # the settings that say how to log are what is wrong
-        configure_logs(Path(sys.argv[0]).parent.name, socket.gethostname(), "info")
     log.error(event, reason=str(error), exit_code=code)
     print(error, file=sys.stderr)
     return code

@@ -54,10 +54,10 @@ async def main() -> None:
         outlet = Outlet(publisher, clock)
         delivery = Delivery(caller, marks, ladder, outlet, publisher, clock, settings.replica)
         slots = asyncio.Semaphore(settings.concurrency)
-        due = Intake(topology.DISPATCHER_DUE, decoder(TaskDue), publisher, prefetch=PREFETCH)
-        retry_due = Intake(topology.DISPATCHER_RETRY_DUE, decoder(TaskDue), publisher, prefetch=PREFETCH)
-        consuming.join(due)
-        consuming.join(retry_due)
+        queues = (topology.DISPATCHER_DUE, topology.DISPATCHER_RETRY_DUE)
+        intakes = [Intake(queue, decoder(TaskDue), publisher, prefetch=PREFETCH) for queue in queues]
+        for intake in intakes:
+            consuming.join(intake)
 
         await opened.enter_async_context(publishing)
         await opened.enter_async_context(consuming)
@@ -69,8 +69,7 @@ async def main() -> None:
             ),
             publishing,
             consuming,
-            ItemConsumer(due, delivery.handle, slots),
-            ItemConsumer(retry_due, delivery.handle, slots),
+            *(ItemConsumer(intake, delivery.handle, slots) for intake in intakes),
         ]
         await run_until_stopped(workers, drain_s=settings.drain_s)
 

@@ -1,8 +1,8 @@
 """One run: what waits in the fallback queue becomes pages in the mailer's outbox.
 
-    count N --> consume, alone --> gather a page --> publish it, confirmed --> ack its messages --+--> until N were seen
-                                       ^                                                          |
-                                       +----------------------------------------------------------+
+    count N --> consume --> gather a page --> publish it, confirmed --> ack its messages --+--> until N were seen
+                                ^                                                          |
+                                +----------------------------------------------------------+
 
 A crash between publish and ack repeats one page's lines in the next digest; nothing is lost. The queue is never
 consumed between runs: waiting there is what makes many failures one mail.
@@ -16,7 +16,7 @@ from functools import partial
 import msgspec
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
-from aiormq.exceptions import AMQPError, ChannelAccessRefused, ChannelInvalidStateError
+from aiormq.exceptions import AMQPError, ChannelInvalidStateError
 from prometheus_client import Gauge
 
 from libs.common.clock import Clock, ceil_to_ms
@@ -47,7 +47,8 @@ class Interrupted(Exception):
 
 
 class Occupied(Exception):
-    """Another replica is collecting; leave the run to it."""
+    """Another replica is collecting; leave the run to it. Not a lock: two that start in the same milliseconds share
+    the lines between their mails, none twice."""
 
 
 class FallbackQueue:
@@ -127,14 +128,12 @@ class FallbackQueue:
 
     @asynccontextmanager
     async def _channel(self) -> AsyncIterator[AbstractChannel]:
-        """A channel of its own, so that a refusal costs nobody else anything. The library's exceptions end here."""
+        """A channel of its own: closing it gives back what was not acked. The library's exceptions end here."""
         if self._connection is None:
             raise Interrupted("not connected to RabbitMQ")
         try:
             async with self._connection.channel(publisher_confirms=False) as channel:
                 yield channel
-        except ChannelAccessRefused as error:
-            raise Occupied("another replica is collecting") from error
         except (AMQPError, ChannelInvalidStateError, OSError, RuntimeError) as error:
             raise Interrupted(f"the link to RabbitMQ died: {error!r}") from error
         except asyncio.CancelledError:
@@ -146,10 +145,13 @@ class FallbackQueue:
 
 
 async def _consume(channel: AbstractChannel, messages_max: int) -> "asyncio.Queue[AbstractIncomingMessage]":
+    queue = await channel.declare_queue(FALLBACK, passive=True)
+    # `exclusive=True` would be the question to ask, but quorum queues let a second exclusive consumer in.
+    if queue.declaration_result.consumer_count:
+        raise Occupied("another consumer is at work on the fallback queue")
     arrived: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
     await channel.set_qos(prefetch_count=min(PREFETCH, messages_max))
-    queue = await channel.get_queue(FALLBACK, ensure=False)
-    await queue.consume(arrived.put, exclusive=True)
+    await queue.consume(arrived.put)
     return arrived
 
 

@@ -51,7 +51,7 @@ class Outbox:
             await self._retry(page, error)
         else:
             MAILS.labels("sent").inc()
-            log.info("mail.sent", page_id=page.id, tries=page.tries, subject=message["Subject"])
+            log.info("mail.sent", page_id=page.id, tries=page.tries, subject=str(message["Subject"]))
 
     async def _retry(self, page: DigestPage, error: NotSent) -> None:
         delay_ms = self._rungs_ms[min(page.tries, len(self._rungs_ms) - 1)]

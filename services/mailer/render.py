@@ -21,7 +21,7 @@ from libs.common.contracts import DigestPage, FailedTask, Notice
 from libs.common.logs import redacted
 
 TEXT_CHARACTERS_MAX = 10_000
-"""Of one notice; 500 full ones make a mail of 5 MB in each part, which servers still take."""
+"""Of one notice. A page is bounded, a single entry larger than that is not: servers refuse mails of 10 MB."""
 LINE_CHARACTERS_MAX = 500
 """Of a URL or an error's detail in a sample."""
 

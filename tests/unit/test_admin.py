@@ -146,12 +146,12 @@ def taken_port() -> Iterator[int]:
 async def test_a_taken_port_says_which_and_which_setting_changes_it(taken_port: int) -> None:
     server = AdminServer(LOCAL, taken_port, ready={})
 
-    with pytest.raises(CannotListen, match=f"{LOCAL}:{taken_port}: another process.*CARILLON_ADMIN_PORT"):
+    with pytest.raises(CannotListen, match=rf"{LOCAL}:{taken_port}: another process.*CARILLON_ADMIN_PORT"):
         await server.run(asyncio.Event())
 
 
 async def test_an_address_that_is_not_ours_is_fatal_too() -> None:
-    with pytest.raises(Fatal, match="192.0.2.1:80.*CARILLON_HOST"):
+    with pytest.raises(Fatal, match=r"192.0.2.1:80.*CARILLON_HOST"):
         async with serve(web.Application(), "192.0.2.1", 80, setting="CARILLON_HOST"):
             pass
 

@@ -1,4 +1,5 @@
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
@@ -12,7 +13,10 @@ from libs.common.settings import SettingsError
 
 @pytest.fixture(autouse=True)
 def logging_restored() -> Iterator[None]:
+    handlers, level = logging.root.handlers, logging.root.level
     yield
+    logging.captureWarnings(False)
+    logging.root.handlers, logging.root.level = handlers, level
     structlog.reset_defaults()
 
 
@@ -202,12 +206,17 @@ def test_a_fatal_error_exits_with_1_and_is_told_without_a_traceback(
     assert '"event":"process.refused"' in told.out
 
 
-def test_an_unexpected_error_exits_with_1_and_logs_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unexpected_error_exits_with_1_and_logs_its_traceback_without_local_variables(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     async def main() -> None:
-        raise ZeroDivisionError("a bug")
+        url = "amqp://carillon:hunter2@broker/"
+        raise ZeroDivisionError(f"a bug {len(url)} characters long")
 
     assert exit_code(main) == 1
-    assert "ZeroDivisionError" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "ZeroDivisionError" in told.out
+    assert "hunter2" not in told.out + told.err
 
 
 def test_sigterm_while_still_starting_ends_the_process_in_order() -> None:

@@ -1,0 +1,54 @@
+# Everything a developer types. Each target installs what it needs; none needs root, Docker or a running server.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help up down demo test check bench chaos format lock
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+up: $(VENV)/ok ## start servers and services on loopback; REPLICAS=2 for two of each, CARILLON_* reach the services
+	@$(BIN)/python -m deploy.local up
+
+down: $(VENV)/ok ## stop all of it; data, logs and mails stay in .local/
+	@$(BIN)/python -m deploy.local down
+
+demo: $(VENV)/ok ## everything from nothing: start, schedule ten tasks, watch them being called
+	@$(BIN)/python -m deploy.demo
+
+test: $(VENV)/ok ## all tests, fast ones first, on real servers of their own
+	$(BIN)/pytest tests/unit tests/contract tests/http tests/local tests/integration tests/e2e
+
+check: $(VENV)/ok ## lint, types, imports, layout
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m deploy.layout
+
+bench: $(VENV)/ok ## burst of 10,000 tasks due at one instant: tasks/s, lateness, CPU per task
+	@$(BIN)/python -m benchmarks.burst
+
+chaos: $(VENV)/ok ## kill -9 everything under load and count what was lost
+	@$(BIN)/python -m tests.chaos.kill
+
+format: $(VENV)/ok ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## make the lock files anew (needs uv)
+	env -u PIP_INDEX_URL -u PIP_EXTRA_INDEX_URL -u PIP_FIND_LINKS uv pip compile --universal --python-version 3.11 \
+	    --generate-hashes --no-header --quiet pyproject.toml --output-file requirements.lock
+	env -u PIP_INDEX_URL -u PIP_EXTRA_INDEX_URL -u PIP_FIND_LINKS uv pip compile --universal --python-version 3.11 \
+	    --generate-hashes --no-header --quiet pyproject.toml --extra local --extra dev --output-file requirements-dev.lock
+
+$(VENV)/ok: requirements-dev.lock
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "error: needs Python 3.11 or newer with venv (Debian and Ubuntu: apt install python3-venv)," \
+	    "or name one: make PYTHON=python3.13" >&2; exit 1; }
+	@echo "setting up $(VENV) from requirements-dev.lock"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
+	@touch $@

@@ -1,0 +1,1 @@
+"""`make demo`: everything from nothing, and a table to watch it in."""
