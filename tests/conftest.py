@@ -60,7 +60,7 @@ def _started() -> Iterator[dict[str, str]]:
             pytest.fail(reason)
         pytest.skip(reason)
     try:
-        yield _variables(STACK / "env")
+        yield variables(STACK / "env")
     finally:
         subprocess.run([*stack, "down", "--dir", STACK], cwd=ROOT, env=plain, check=False, stdout=subprocess.DEVNULL)
 
@@ -158,6 +158,6 @@ async def _fresh_database(server_url: str, template: str = "template0") -> Async
         await server.close()
 
 
-def _variables(env_file: Path) -> dict[str, str]:
+def variables(env_file: Path) -> dict[str, str]:
     lines = (line.removeprefix("export ").partition("=") for line in env_file.read_text().splitlines() if "=" in line)
     return {name: value.strip("'") for name, _equals, value in lines}

@@ -1,6 +1,7 @@
 """The command line of the local stack: `python -m deploy.local up` and `down`."""
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -60,6 +61,7 @@ def _count(text: str) -> int:
 def _up(layout: Layout, options: argparse.Namespace) -> None:
     started_at = time.monotonic()
     request = stack.Request(layout, replicas=options.replicas, servers_only=options.servers_only)
+    layout.root.mkdir(parents=True, exist_ok=True)
     with stack.one_at_a_time(layout, _say):
         environment = stack.up(request, os.environ, _say)
     _say(f"ready after {time.monotonic() - started_at:.1f} s")
@@ -68,7 +70,9 @@ def _up(layout: Layout, options: argparse.Namespace) -> None:
 
 def _down(layout: Layout) -> None:
     started_at = time.monotonic()
-    with stack.one_at_a_time(layout, _say):
+    # Without the folder its processes may live all the same: somebody removed it under them.
+    lock = stack.one_at_a_time(layout, _say) if layout.root.exists() else contextlib.nullcontext()
+    with lock:
         was_running = stack.down(layout)
     _say(f"down after {time.monotonic() - started_at:.1f} s" if was_running else f"nothing runs in {layout.root}")
 

@@ -4,6 +4,7 @@ A question is answered by None (yes) or by the reason why not, in words for the 
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import urlsplit
 
@@ -16,6 +17,9 @@ from aiormq.exceptions import AMQPError
 from deploy.local.errors import StackError
 from deploy.local.layout import Layout
 from deploy.local.plan import Status, read_status
+
+# It logs each refused connection as an error; here each is an answer.
+logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)
 
 Question = Callable[[], Awaitable[str | None]]
 

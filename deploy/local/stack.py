@@ -74,7 +74,6 @@ def down(layout: Layout) -> bool:
 @contextlib.contextmanager
 def one_at_a_time(layout: Layout, say: Say) -> Iterator[None]:
     """A second `up` or `down` on the same folder waits for the first."""
-    layout.root.mkdir(parents=True, exist_ok=True)
     with layout.lock_file.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

