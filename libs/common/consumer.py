@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from libs.common.intake import Delivery, Intake, Item
+from libs.common.lifecycle import Fatal
 
 M = TypeVar("M")
 
@@ -151,6 +152,8 @@ class BatchConsumer(Generic[M]):
     async def _handled(self, items: Sequence[Item[M]]) -> None:
         try:
             await self._handle([item.message for item in items])
+        except Fatal:
+            raise  # no item is at fault: parking them all would not help
         except Exception as error:  # noqa: BLE001 - a bug must never leave a delivery unsettled
             if len(items) == 1:
                 await self.intake.failed(items[0], error)

@@ -29,13 +29,10 @@ PREFIX = "CARILLON_"
 SECRETS_DIR = Path("/run/secrets")
 
 _COMMON = "AMQP_URL POSTGRES_URL REDIS_URL LOG_LEVEL ADMIN_HOST ADMIN_PORT REPLICA DRAIN_S"
-_SHARED = "RETRY_SCHEDULE_S SIGNING_MASTER_KEY"
-_INGEST = (
-    "HOST PORT BOOTSTRAP_KEY LEGACY_PROJECT LEGACY_SUCCESS LEGACY_PAST_DELAY_S "
-    "REDIS_INTAKE_KEY RETENTION_DAYS BODY_BYTES_MAX"
-)
-_SCHEDULER = "SHARDS TOMBSTONE_DAYS HORIZON_S"
-_DISPATCHER = "ALLOW_NETWORKS CONCURRENCY CONCURRENCY_PER_HOST"
+_SHARED = "RETRY_SCHEDULE_S"
+_INGEST = "HOST PORT BOOTSTRAP_KEY LEGACY_PROJECT LEGACY_SUCCESS LEGACY_PAST_DELAY_S RETENTION_DAYS BODY_BYTES_MAX"
+_SCHEDULER = "TOMBSTONE_DAYS HORIZON_S"
+_DISPATCHER = "ALLOW_NETWORKS CONCURRENCY"
 _MAILER = "SMTP_URL DIGEST_TO DIGEST_FROM DIGEST_CRON DIGEST_TIMEZONE"
 _CLIENT = "URL API_KEY"
 
@@ -106,9 +103,7 @@ class AmqpSettings(_PrefixedSettings):
     amqp_url: Annotated[SecretStr, AfterValidator(_begins_with("amqp", "amqps"))] = Field(
         description="RabbitMQ, as amqp://user:password@host:5672/vhost; amqps for TLS."
     )
-    log_level: LogLevel = Field(
-        "info", description="Least severe log line written: debug, info, warning or error."
-    )
+    log_level: LogLevel = Field("info", description="Least severe log line written: debug, info, warning or error.")
 
 
 class CommonSettings(AmqpSettings):
@@ -152,9 +147,7 @@ class LadderSettings(_PrefixedSettings):
     )
 
 
-def load(
-    settings_type: type[S], environ: Mapping[str, str] | None = None, *, secrets_dir: Path = SECRETS_DIR
-) -> S:
+def load(settings_type: type[S], environ: Mapping[str, str] | None = None, *, secrets_dir: Path = SECRETS_DIR) -> S:
     """The settings of this process, from `environ` (os.environ if None), then from files in `secrets_dir`.
 
     Raises `SettingsError` listing every unknown, missing and ill-typed variable, and no secret's value.

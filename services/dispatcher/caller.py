@@ -13,7 +13,7 @@ from yarl import URL
 from libs.common.clock import Clock, ceil_to_ms, format_utc
 from libs.common.contracts import Call, Task
 from libs.common.version import VERSION
-from services.dispatcher.guard import BlockedAddress, SocketFactory
+from services.dispatcher.guard import BLOCKED_ERRNO, SocketFactory
 from services.dispatcher.outcome import Answer, ErrorClass
 
 # Enough to look for an expected text in; the rest is not read, and the connection is dropped with it.
@@ -86,6 +86,8 @@ class AiohttpCaller:
 
     async def _meet(self, request: Request) -> "_Met":
         call = request.call
+        if not call.url.lower().startswith(("http://", "https://")):
+            return _Met(error="protocol", detail="neither an http nor an https URL")
         limits = aiohttp.ClientTimeout(
             total=call.timeout_s, connect=CONNECT_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S, ceil_threshold=3600
         )
@@ -99,7 +101,7 @@ class AiohttpCaller:
                 timeout=limits,
             ) as response:
                 body = await _beginning(response)
-                headers = tuple((name.lower(), value) for name, value in response.headers.items())
+                headers = tuple((_text(name).lower(), _text(value)) for name, value in response.headers.items())
                 return _Met(response.status, headers, body)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             return _Met(error=_class_of(error), detail=_say(error))
@@ -127,7 +129,7 @@ async def _beginning(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _class_of(error: BaseException) -> ErrorClass:
-    if isinstance(_root(error), BlockedAddress):
+    if _is_blocked(error):
         return "blocked_address"
     if isinstance(error, TimeoutError):
         return "timeout"
@@ -142,13 +144,17 @@ def _class_of(error: BaseException) -> ErrorClass:
     return "protocol"
 
 
-def _root(error: BaseException) -> BaseException:
-    inner = getattr(error, "os_error", None) or error.__cause__
-    return _root(inner) if isinstance(inner, BaseException) and inner is not error else error
+def _is_blocked(error: BaseException) -> bool:
+    return isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno == BLOCKED_ERRNO
 
 
 def _say(error: BaseException) -> str:
-    root = _root(error)
-    if isinstance(root, BlockedAddress):
-        return f"{root.strerror}; CARILLON_ALLOW_NETWORKS can open it"
-    return f"{type(error).__name__}: {error}"[:500]
+    root = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if _is_blocked(error):
+        return f"{root.strerror}; CARILLON_ALLOW_NETWORKS can open it"[:500]
+    return _text(f"{type(error).__name__}: {root}")[:500]
+
+
+def _text(received: str) -> str:
+    """aiohttp keeps bytes that are no UTF-8 as lone surrogates, which no JSON can carry."""
+    return received.encode(errors="surrogateescape").decode(errors="replace")

@@ -6,13 +6,12 @@ For each arrow: a crash there means a redelivery, which finds the claim (waits a
 does not call) or the done mark (drops). Only a crash during the call repeats a call.
 """
 
-import msgspec
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
 from libs.common.clock import Clock
 from libs.common.contracts import Call, Task, TaskDue, decode_call, decode_task
-from libs.common.intake import Poison
+from libs.common.intake import UNREADABLE, Poison
 from libs.common.metrics import REGISTRY
 from libs.common.publisher import Publisher
 from services.dispatcher.caller import Caller, request_of
@@ -81,10 +80,19 @@ class Delivery:
             case Told(verdict):
                 REPEATED.labels("verdict").inc()
             case Claimed():
-                verdict = await self._attempt(task, call, due)
-                await self._marks.tell(task, verdict)
+                verdict = await self._claimed(task, call, due)
         await self._outlet.publish(task, call, verdict)
         await self._marks.settle(task, verdict, self._ladder.longest_wait_s(call))
+
+    async def _claimed(self, task: Task, call: Call, due: TaskDue) -> Verdict:
+        """A bug gives the claim back: an item that waits for it on a rung loses its count of crashes there."""
+        try:
+            verdict = await self._attempt(task, call, due)
+            await self._marks.tell(task, verdict)
+        except Exception:
+            await self._marks.release(task)
+            raise
+        return verdict
 
     async def _attempt(self, task: Task, call: Call, due: TaskDue) -> Verdict:
         now = self._clock.now()
@@ -119,5 +127,5 @@ def _read(due: TaskDue) -> tuple[Task, Call]:
     try:
         task = decode_task(due.task)
         return task, decode_call(task.call)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise Poison(f"undecodable task or call: {error}") from error

@@ -96,6 +96,6 @@ def _matches(expected: str, status: int) -> bool:
 def _says_success(body: bytes) -> bool:
     try:
         answer: object = msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # all that a hostile body makes it raise
         return False
     return isinstance(answer, Mapping) and answer.get("success") is True

@@ -28,13 +28,13 @@ class Outlet:
         """Everything that follows from `verdict`; returns when all of it is confirmed."""
         match verdict:
             case Done(event):
-                await asyncio.gather(self._attempt(event), self._finished(task, "succeeded", self._clock.now()))
+                await asyncio.gather(self._attempt(event), self._finished(task, "succeeded", _ended_at(event)))
             case Retry(event, not_before, wait_ms):
                 await asyncio.gather(self._attempt(event), self._wait(_next(task), not_before, wait_ms))
             case Fail(event, reason):
                 await asyncio.gather(
                     self._attempt(event),
-                    self._finished(task, "failed", self._clock.now(), reason),
+                    self._finished(task, "failed", _ended_at(event), reason),
                     self._publisher.insist(topology.FALLBACK_ENTRY, encode(_failed(task, call, event))),
                 )
             case Expire(at):
@@ -85,6 +85,11 @@ class Outlet:
         await self._publisher.insist(topology.TASK_EVENT, encode(event))
 
 
+def _ended_at(event: AttemptFinished) -> datetime:
+    """Not the time of publishing: a repeated publish has the same content."""
+    return event.started_at + timedelta(milliseconds=event.duration_ms)
+
+
 def _next(task: Task) -> Task:
     return msgspec.structs.replace(task, attempt=task.attempt + 1, hop=task.hop + 1)
 
@@ -98,7 +103,7 @@ def _failed(task: Task, call: Call, event: AttemptFinished) -> FailedTask:
         method=call.method,
         url=call.url,
         due_at=task.due_at,
-        failed_at=event.started_at + timedelta(milliseconds=event.duration_ms),
+        failed_at=_ended_at(event),
         attempts=task.attempt,
         status_code=event.status_code,
         error=event.error,

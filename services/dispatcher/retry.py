@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from itertools import accumulate
 
 import msgspec
 
@@ -15,6 +16,8 @@ RETRY_AFTER_MAX_S = 24 * 3600.0
 # Only on steps that are on no rung: a rung's delay is exact.
 JITTER = 0.10
 RESPONSE_BODY_KEPT = 8 * 1024
+# aiohttp takes 128 headers of 8 KiB: a thousand such answers would fill ingest.history.
+RESPONSE_HEADERS_KEPT = 16 * 1024
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
@@ -103,7 +106,7 @@ def retry_after_s(answer: Answer, now: datetime) -> float:
         return min(float(text[:9]), RETRY_AFTER_MAX_S)
     try:
         moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, TypeError, IndexError, OverflowError):
         return 0.0
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return min(max((moment - now).total_seconds(), 0.0), RETRY_AFTER_MAX_S)
@@ -126,10 +129,15 @@ def _event(
         error=outcome.error,
         error_detail=outcome.detail,
         next_attempt_at=next_at,
-        response_headers=answer.headers,
+        response_headers=_first_headers(answer.headers),
         response_body=answer.body[:RESPONSE_BODY_KEPT],
         replica=replica,
     )
+
+
+def _first_headers(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    sizes = accumulate(len(name) + len(value) for name, value in headers)
+    return tuple(header for header, size in zip(headers, sizes, strict=True) if size <= RESPONSE_HEADERS_KEPT)
 
 
 def _whole_ms(moment: datetime) -> datetime:

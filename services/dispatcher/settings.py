@@ -1,17 +1,17 @@
 """What a dispatcher process is told."""
 
-from ipaddress import ip_network
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
 from libs.common.settings import AdminPort, CommaStrings, CommonSettings, LadderSettings, RedisSettings
+from services.dispatcher.guard import policy_of
 
 
 def _networks(texts: tuple[str, ...]) -> tuple[str, ...]:
     for text in texts:
         try:
-            ip_network(text)
+            policy_of((text,))
         except ValueError as error:
             raise ValueError(f"'{text}' is no network; write it like 10.1.0.0/16 or fd00::/8 ({error})") from None
     return texts

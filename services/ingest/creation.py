@@ -5,7 +5,6 @@ Collects everything that is wrong, so that one answer is enough to correct it al
 
 import base64
 import binascii
-import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import NamedTuple
@@ -13,23 +12,14 @@ from uuid import UUID
 
 import msgspec
 
+from libs.common.clock import from_ms, to_ms
 from libs.common.contracts import Call, Task, encode
+from services.ingest.limits import expect_errors, label_errors, retry_errors, timeout_errors
 from services.ingest.problems import FieldError, invalid
-from services.ingest.requests import Expect, NewTask, Retry, escaped
+from services.ingest.requests import Expect, NewTask, Retry
 from services.ingest.target import content_type_errors, header_errors, url_errors
 from services.ingest.times import BadTime, parse_delay, parse_moment
 
-TIMEOUT_S_MIN, TIMEOUT_S_MAX = 0.1, 60.0
-RETRIES_MAX = 50
-RETRY_DELAY_S_MAX = 7 * 86_400
-STATUSES_MAX = 20
-BODY_CONTAINS_CHARS_MAX = 1024
-LABELS_MAX = 16
-LABEL_NAME_CHARS_MAX, LABEL_VALUE_CHARS_MAX = 64, 256
-
-_STATUS = re.compile(r"[1-5](xx|[0-9][0-9])")
-_LABEL_NAME = re.compile(r"[A-Za-z0-9_./-]+")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # PostgreSQL's jsonb refuses NUL, and the others help nobody
 _NO_BODY = (b"", b"null")
 
 
@@ -70,6 +60,11 @@ def create(new: NewTask, sender: Sender) -> Task:
     )
 
 
+def this_millisecond(moment: datetime) -> datetime:
+    """The whole millisecond that `moment` lies in: what the wire can carry."""
+    return from_ms(to_ms(moment))
+
+
 def _call(new: NewTask, body: _Body, sender: Sender) -> Call:
     retry, expect = new.retry or Retry(), new.expect or Expect()
     return Call(
@@ -78,9 +73,9 @@ def _call(new: NewTask, body: _Body, sender: Sender) -> Call:
         headers=tuple(_headers(new.headers, new.content_type or body.content_type).items()),
         body=body.content,
         timeout_s=new.timeout_s,
-        schedule_s=None if retry.schedule_s is None else tuple(retry.schedule_s),
+        schedule_s=retry.schedule_s,
         respect_retry_after=retry.respect_retry_after,
-        expect_status=tuple(expect.status),
+        expect_status=expect.status,
         expect_body_contains=expect.body_contains,
         expect_json_success=sender.expect_json_success,
         traceparent=sender.traceparent,
@@ -153,45 +148,7 @@ def _errors(new: NewTask) -> Iterator[FieldError]:
     yield from url_errors(new.url)
     yield from header_errors(new.headers)
     yield from content_type_errors(new.content_type, new.headers)
-    if not TIMEOUT_S_MIN <= new.timeout_s <= TIMEOUT_S_MAX:
-        detail = f"is out of range; give {TIMEOUT_S_MIN:g} to {TIMEOUT_S_MAX:g} seconds"
-        yield FieldError("/timeout_s", "out_of_range", detail)
-    yield from _retry_errors(new.retry or Retry())
-    yield from _expect_errors(new.expect or Expect())
-    yield from _label_errors(new.labels)
-
-
-def _retry_errors(retry: Retry) -> Iterator[FieldError]:
-    schedule_s = retry.schedule_s or []
-    if len(schedule_s) > RETRIES_MAX:
-        yield FieldError("/retry/schedule_s", "too_many", f"has {len(schedule_s)} steps; give at most {RETRIES_MAX}")
-    for index, delay_s in enumerate(schedule_s):
-        if not 0 <= delay_s <= RETRY_DELAY_S_MAX:
-            detail = f"is out of range; give 0 to {RETRY_DELAY_S_MAX} seconds (a week)"
-            yield FieldError(f"/retry/schedule_s/{index}", "out_of_range", detail)
-
-
-def _expect_errors(expect: Expect) -> Iterator[FieldError]:
-    if not 1 <= len(expect.status) <= STATUSES_MAX:
-        detail = f"has {len(expect.status)} entries; give 1 to {STATUSES_MAX}, or leave it out for 2xx"
-        yield FieldError("/expect/status", "out_of_range", detail)
-    for index, status in enumerate(expect.status):
-        if not _STATUS.fullmatch(status):
-            yield FieldError(f"/expect/status/{index}", "bad_status", "is no status; write a class as 2xx or a code as 204")
-    if expect.body_contains is not None and not 1 <= len(expect.body_contains) <= BODY_CONTAINS_CHARS_MAX:
-        detail = f"has {len(expect.body_contains)} characters; give 1 to {BODY_CONTAINS_CHARS_MAX}, or leave it out"
-        yield FieldError("/expect/body_contains", "out_of_range", detail)
-
-
-def _label_errors(labels: Mapping[str, str]) -> Iterator[FieldError]:
-    if len(labels) > LABELS_MAX:
-        yield FieldError("/labels", "too_many", f"are {len(labels)}; give at most {LABELS_MAX}")
-    for name, value in labels.items():
-        pointer = f"/labels/{escaped(name)}"
-        if len(name) > LABEL_NAME_CHARS_MAX or not _LABEL_NAME.fullmatch(name):
-            detail = f"is no label name; use at most {LABEL_NAME_CHARS_MAX} letters, digits and _ . / -"
-            yield FieldError(pointer, "bad_name", detail)
-        if len(value) > LABEL_VALUE_CHARS_MAX:
-            yield FieldError(pointer, "too_long", f"has {len(value)} characters; use at most {LABEL_VALUE_CHARS_MAX}")
-        if _CONTROL.search(value):
-            yield FieldError(pointer, "bad_value", "contains a control character; remove it")
+    yield from timeout_errors(new.timeout_s)
+    yield from retry_errors(new.retry or Retry())
+    yield from expect_errors(new.expect or Expect())
+    yield from label_errors(new.labels)

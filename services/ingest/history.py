@@ -7,20 +7,23 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import asyncpg
+import msgspec
 import structlog
+from aio_pika.abc import AbstractIncomingMessage
 from prometheus_client import Counter
 
 from libs.common.clock import Clock
 from libs.common.consumer import BatchConsumer
 from libs.common.contracts import AttemptFinished, Event
-from libs.common.intake import Intake, Poison, decoder
+from libs.common.intake import Intake, Poison
 from libs.common.metrics import REGISTRY
 from libs.common.postgres import until_available
 from libs.common.publisher import Publisher
 from libs.common.topology import INGEST_HISTORY
 from services.ingest.maintenance import DAYS_AHEAD, Maintenance
 from services.ingest.projection import Batch, in_id_order, project
-from services.ingest.store import Store, day_of
+from services.ingest.rows import day_of
+from services.ingest.store import Store
 
 # Messages, each up to 100 events: enough for the batch at work and the next.
 PREFETCH = 64
@@ -35,6 +38,7 @@ OUT_OF_WINDOW = Counter(
 )
 
 log = structlog.get_logger(__name__)
+_event: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
 class History:
@@ -66,8 +70,12 @@ class History:
 
 
 def history_consumer(history: History, publisher: Publisher) -> BatchConsumer[Event]:
-    intake: Intake[Event] = Intake(INGEST_HISTORY, decoder(Event), publisher, prefetch=PREFETCH)
+    intake = Intake(INGEST_HISTORY, read_event, publisher, prefetch=PREFETCH)
     return BatchConsumer(intake, history.handle, items_max=BATCH_EVENTS_MAX)
+
+
+def read_event(raw: bytes, _message: AbstractIncomingMessage) -> Event:
+    return _event.decode(raw)
 
 
 def _count(events: Sequence[Event], batch: Batch) -> None:

@@ -18,14 +18,14 @@ Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"]
 class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`schedule_s`: seconds before each retry; null means the ladder of the installation."""
 
-    schedule_s: list[float] | None = None
+    schedule_s: tuple[float, ...] | None = None
     respect_retry_after: bool = True
 
 
 class Expect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What counts as success: status classes (`2xx`) or codes (`204`), and a text that the body must contain."""
 
-    status: list[str] = ["2xx"]
+    status: tuple[str, ...] = ("2xx",)
     body_contains: str | None = None
 
 

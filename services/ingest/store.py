@@ -5,7 +5,7 @@ order. Each method is one idempotent unit: repeat it whole when it raises `Postg
 """
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from uuid import UUID
 
 import asyncpg
@@ -15,7 +15,8 @@ from libs.common.contracts import AttemptFinished
 from libs.common.lifecycle import Fatal
 from libs.common.partitions import drop_days, ensure_days
 from libs.common.postgres import Postgres
-from services.ingest.projection import TaskHistory, first_order, last_order, lateness_ms, storable
+from services.ingest.projection import TaskHistory
+from services.ingest.rows import attempt_row, day_of, task_row
 from services.ingest.stored import LastAttempt, ParkedMessage, StoredAttempt, StoredTask
 
 ATTEMPTS_READ_MAX = 1_000
@@ -24,7 +25,9 @@ DELETE_BATCH = 1_000
 # Register by register: its columns, and when the row that comes beats the one that is there. A comparison with a null
 # (nothing there yet, or nothing new) happens only between equal orders and is then no win.
 _STATE = ("state", "state_order", "state_at", "reason")
-_STATE_WINS = "(excluded.state_order, excluded.state_at, excluded.reason) > (task.state_order, task.state_at, task.reason)"
+_STATE_WINS = (
+    "(excluded.state_order, excluded.state_at, excluded.reason) > (task.state_order, task.state_at, task.reason)"
+)
 _ACCEPTED = ("accepted_generation", "created_at", "due_at", "expires_at", "fingerprint", "labels", "call")
 _ACCEPTED_WINS = "(excluded.accepted_generation, task.created_at) > (task.accepted_generation, excluded.created_at)"
 _LAST = ("last_order", "last_attempt", "last_started_at", "last_status_code", "last_error", "last_duration_ms")
@@ -154,75 +157,9 @@ class Store:
     async def _save(self, tasks: Sequence[TaskHistory], attempts: Sequence[AttemptFinished]) -> None:
         async with self._postgres.acquire() as connection, connection.transaction():
             if tasks:
-                await connection.execute(_MERGE, *zip(*map(_task_row, tasks), strict=True))
+                await connection.execute(_MERGE, *zip(*map(task_row, tasks), strict=True))
             if attempts:
-                await connection.execute(_ADD_ATTEMPTS, *zip(*map(_attempt_row, attempts), strict=True))
-
-
-def day_of(attempt: AttemptFinished) -> date:
-    return attempt.started_at.astimezone(UTC).date()
-
-
-def _task_row(history: TaskHistory) -> tuple[object, ...]:
-    mark = history.state
-    state = (mark.name, mark.order, mark.at, mark.reason)
-    return (history.id, history.project, *state, *_accepted(history), *_last(history.last), *_first(history.first))
-
-
-def _accepted(history: TaskHistory) -> tuple[object, ...]:
-    task = history.accepted
-    if task is None:
-        return (0, None, None, None, None, None, None)
-    labels = msgspec.json.encode(task.labels).decode()
-    return (
-        task.generation,
-        task.created_at,
-        task.due_at,
-        task.expires_at,
-        task.fingerprint,
-        labels,
-        bytes(task.call),
-    )
-
-
-def _last(attempt: AttemptFinished | None) -> tuple[object, ...]:
-    if attempt is None:
-        return (0, 0, None, None, None, None)
-    return (
-        last_order(attempt),
-        attempt.attempt,
-        attempt.started_at,
-        attempt.status_code,
-        attempt.error and storable(attempt.error),
-        attempt.duration_ms,
-    )
-
-
-def _first(attempt: AttemptFinished | None) -> tuple[object, ...]:
-    if attempt is None:
-        return (0, None, None)
-    return (first_order(attempt), attempt.started_at, lateness_ms(attempt))
-
-
-def _attempt_row(event: AttemptFinished) -> tuple[object, ...]:
-    return (
-        event.id,
-        event.generation,
-        event.attempt,
-        day_of(event),
-        event.hop,
-        event.due_at,
-        event.started_at,
-        event.duration_ms,
-        event.outcome,
-        event.status_code,
-        event.error and storable(event.error),
-        event.error_detail and storable(event.error_detail),
-        event.next_attempt_at,
-        msgspec.json.encode(event.response_headers),
-        event.response_body,
-        storable(event.replica),
-    )
+                await connection.execute(_ADD_ATTEMPTS, *zip(*map(attempt_row, attempts), strict=True))
 
 
 def _stored_task(record: asyncpg.Record) -> StoredTask:
@@ -232,5 +169,3 @@ def _stored_task(record: asyncpg.Record) -> StoredTask:
     fields["call"] = msgspec.Raw(record["call"])
     last = LastAttempt(number, status_code, error, duration_ms) if number else None
     return StoredTask(**fields, last_attempt=last)
-
-

@@ -64,8 +64,7 @@ def content_type_errors(content_type: str | None, headers: Mapping[str, str]) ->
 def _structure_errors(url: str) -> Iterator[FieldError]:
     try:
         parsed = URL(url)
-        host, scheme, is_userinfo = parsed.host, parsed.scheme, parsed.raw_user is not None or "@" in parsed.raw_authority
-        _ = parsed.port
+        host, scheme, _port = parsed.host, parsed.scheme, parsed.port
     except ValueError:
         yield FieldError("/url", "bad_url", "is no URL; write it as https://example.com/path")
         return
@@ -73,7 +72,7 @@ def _structure_errors(url: str) -> Iterator[FieldError]:
         yield FieldError("/url", "bad_scheme", "begins with another scheme; only http and https are called")
     elif not host:
         yield FieldError("/url", "no_host", "names no host; write it as https://example.com/path")
-    if is_userinfo:
+    if "@" in parsed.raw_authority:
         yield FieldError("/url", "userinfo", "contains a user or password; send an Authorization header instead")
     if "#" in url:
         yield FieldError("/url", "fragment", "contains a fragment, which is never sent; remove it from # on")

@@ -56,6 +56,6 @@ class Outbox:
     async def _retry(self, page: DigestPage, error: NotSent) -> None:
         delay_ms = self._rungs_ms[min(page.tries, len(self._rungs_ms) - 1)]
         later = msgspec.structs.replace(page, tries=page.tries + 1)
-        pass
+        await self._publisher.insist(mailer_rung(delay_ms), encode(later))
         MAILS.labels(error.outcome).inc()
         log.error("mail.delayed", page_id=page.id, tries=later.tries, delay_ms=delay_ms, reason=str(error))

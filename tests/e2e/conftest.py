@@ -95,7 +95,7 @@ async def api(stack: dict[str, str]) -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def eventually(what: str, look: Callable[[], T | None | Awaitable[T | None]], within_s: float = 20.0) -> T:
+async def eventually(what: str, look: Callable[[], T | Awaitable[T | None] | None], within_s: float = 20.0) -> T:
     """The first true answer of `look`. Fails naming what was awaited."""
     answer: Any = None
     try:

@@ -44,7 +44,8 @@ async def test_a_failing_task_climbs_the_rungs_exactly_and_succeeds(
     assert {call.headers["webhook-id"] for call in (first, second, third)} == {task["id"]}
     async with api.get(f"/v1/tasks/{task['id']}/attempts") as response:
         attempts = (await response.json())["data"]
-    assert sorted((each["number"], each["status_code"]) for each in attempts) == [(1, 503), (2, 500), (3, 200)]
+    numbers = sorted((each["number"], each["status_code"]) for each in attempts)
+    assert numbers == [(1, 503), (2, 500), (3, 200)]
 
 
 async def test_a_delay_without_a_rung_comes_back_by_the_scheduler(

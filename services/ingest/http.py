@@ -1,0 +1,47 @@
+"""The public HTTP port: the doors side by side, and the worker that serves and drains them."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+from aiohttp import web
+
+from libs.common.admin import serve
+from services.ingest.middleware import explain
+
+_INDEX = {"tasks": "/v1/tasks", "fallback": "/fallback", "legacy": "/api/task/save"}
+
+
+class Door(Protocol):
+    def routes(self) -> list[web.RouteDef]: ...
+
+
+def build_app(doors: Sequence[Door], *, version: str, body_bytes_max: int) -> web.Application:
+    app = web.Application(middlewares=[explain], client_max_size=body_bytes_max)
+    index = msgspec.json.encode({"name": "carillon", "version": version, "links": _INDEX})
+
+    async def show_index(_request: web.Request) -> web.Response:
+        return web.Response(body=index, content_type="application/json")
+
+    app.router.add_get("/", show_index)
+    for door in doors:
+        app.add_routes(door.routes())
+    return app
+
+
+class HttpServer:
+    """A worker: serves until asked to stop, then gives requests in hand `drain_s` seconds."""
+
+    name = "http"
+
+    def __init__(self, app: web.Application, host: str, port: int, *, drain_s: float) -> None:
+        self._app = app
+        self._host = host
+        self._port = port
+        self._drain_s = drain_s
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Raises: CannotListen."""
+        async with serve(self._app, self._host, self._port, setting="CARILLON_PORT", drain_s=self._drain_s):
+            await stopping.wait()

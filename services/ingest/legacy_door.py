@@ -1,0 +1,110 @@
+"""`POST /api/task/save`: the form of the program that Carillon replaces, for clients that cannot change.
+
+Always HTTP 200, with `{"code":"ok"}` or `{"code":"no"}` and a reason, because that is what those clients read.
+Source: shenpeiliang/delay_queue@2f81c76; the id in the answer is ours.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import NamedTuple
+from urllib.parse import urlencode
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from libs.common.clock import Clock, ceil_to_ms, format_utc
+from libs.common.contracts import CreateTask, encode
+from libs.common.ids import new_id
+from libs.common.publisher import NotPublished
+from libs.common.topology import CREATE
+from services.ingest.auth import Keys
+from services.ingest.creation import Sender, create, this_millisecond
+from services.ingest.problems import FieldError, Problem, invalid
+from services.ingest.requests import NewTask
+from services.ingest.task_door import Publishes, traceparent
+
+ACCEPTED = "操作成功"
+BAD_PARAMETER = "参数错误："  # noqa: RUF001  the ancestor's own words
+URL_MISSING = "通知地址参数必须"
+FORM = "application/x-www-form-urlencoded"
+
+log = structlog.get_logger(__name__)
+
+
+class LegacyRules(NamedTuple):
+    """`project` None: the door needs a key. `past_delay_s`: when to call what should have been called before."""
+
+    project: str | None
+    past_delay_s: float
+    is_json_success: bool
+
+
+class LegacyDoor:
+    def __init__(self, keys: Keys, publisher: Publishes, clock: Clock, rules: LegacyRules) -> None:
+        self._keys = keys
+        self._publisher = publisher
+        self._clock = clock
+        self._rules = rules
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.post("/api/task/save", self.save)]
+
+    async def save(self, request: web.Request) -> web.Response:
+        try:
+            id_ = await self._save(request)
+        except Problem as problem:
+            reasons = [f"{error.pointer.lstrip('/')} {error.detail}" for error in problem.errors]
+            return _answer("no", "; ".join(reasons) or problem.detail)
+        except NotPublished:
+            return _answer("no", "not confirmed by the message broker; try again")
+        except (web.HTTPException, ValueError) as error:
+            return _answer("no", f"{BAD_PARAMETER}{error}")
+        return _answer("ok", ACCEPTED, id=id_)
+
+    async def _save(self, request: web.Request) -> str:
+        project = self._rules.project or self._keys.project_of(request.headers.get("Authorization"))
+        form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+        now = this_millisecond(self._clock.now())
+        sender = Sender(
+            id=new_id(),
+            project=project,
+            fingerprint=hashlib.sha256(urlencode(sorted(form.items())).encode()).hexdigest(),
+            now=now,
+            traceparent=traceparent(request),
+            expect_json_success=self._rules.is_json_success,
+        )
+        task = create(self._new_task(form, now), sender)
+        await self._publisher.publish(CREATE, encode(CreateTask(task=task)))
+        log.info("task.created", task_id=str(task.id), due_at=task.due_at.isoformat(), door="legacy")
+        return str(task.id)
+
+    def _new_task(self, form: Mapping[str, str], now: datetime) -> NewTask:
+        url, parameters = form.get("notify_url", "").strip(), form.get("notify_param", "")
+        if not url:
+            raise invalid([FieldError("", "required", URL_MISSING)])
+        due_at = self._due_at(form.get("plan_time", ""), now)
+        if form.get("method_name", "").lower() == "post":  # any other method was a GET
+            return NewTask(url=url, method="POST", due_at=due_at, body_text=parameters, content_type=FORM)
+        return NewTask(url=_with_query(url, parameters), method="GET", due_at=due_at)
+
+    def _due_at(self, plan_time: str, now: datetime) -> str | int:
+        try:
+            due_s = int(plan_time or 0)
+        except ValueError:
+            raise invalid([FieldError("", "not_a_time", f"{BAD_PARAMETER}plan_time is no unix time")]) from None
+        if due_s > now.timestamp():
+            return due_s
+        return format_utc(ceil_to_ms(now + timedelta(seconds=self._rules.past_delay_s)))
+
+
+def _with_query(url: str, parameters: str) -> str:
+    if not parameters:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}{parameters}"
+
+
+def _answer(code: str, data: str, **more: str) -> web.Response:
+    body = msgspec.json.encode({"code": code, "data": data, **more})
+    return web.Response(body=body, content_type="application/json", charset="utf-8")

@@ -1,0 +1,80 @@
+"""Values as rows, in the order of the columns that `store.py` writes. Pure; the SQL stands there."""
+
+from datetime import UTC, date
+
+import msgspec
+
+from libs.common.contracts import AttemptFinished, Task
+from services.ingest.projection import TaskHistory, first_order, last_order, lateness_ms, storable
+
+
+def day_of(attempt: AttemptFinished) -> date:
+    return attempt.started_at.astimezone(UTC).date()
+
+
+def task_row(history: TaskHistory) -> tuple[object, ...]:
+    mark = history.state
+    state = (mark.name, mark.order, mark.at, mark.reason)
+    return (
+        history.id,
+        history.project,
+        *state,
+        *_accepted(history.accepted),
+        *_last(history.last),
+        *_first(history.first),
+    )
+
+
+def attempt_row(event: AttemptFinished) -> tuple[object, ...]:
+    return (
+        event.id,
+        event.generation,
+        event.attempt,
+        day_of(event),
+        event.hop,
+        event.due_at,
+        event.started_at,
+        event.duration_ms,
+        event.outcome,
+        event.status_code,
+        event.error and storable(event.error),
+        event.error_detail and storable(event.error_detail),
+        event.next_attempt_at,
+        msgspec.json.encode(event.response_headers),
+        event.response_body,
+        storable(event.replica),
+    )
+
+
+def _accepted(task: Task | None) -> tuple[object, ...]:
+    if task is None:
+        return (0, None, None, None, None, None, None)
+    labels = msgspec.json.encode(task.labels).decode()
+    return (
+        task.generation,
+        task.created_at,
+        task.due_at,
+        task.expires_at,
+        task.fingerprint,
+        labels,
+        bytes(task.call),
+    )
+
+
+def _last(attempt: AttemptFinished | None) -> tuple[object, ...]:
+    if attempt is None:
+        return (0, 0, None, None, None, None)
+    return (
+        last_order(attempt),
+        attempt.attempt,
+        attempt.started_at,
+        attempt.status_code,
+        attempt.error and storable(attempt.error),
+        attempt.duration_ms,
+    )
+
+
+def _first(attempt: AttemptFinished | None) -> tuple[object, ...]:
+    if attempt is None:
+        return (0, None, None)
+    return (first_order(attempt), attempt.started_at, lateness_ms(attempt))

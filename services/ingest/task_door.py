@@ -1,0 +1,161 @@
+"""`/v1/tasks`: takes tasks in, and tells what became of them."""
+
+import asyncio
+import hashlib
+import re
+from typing import Protocol
+from uuid import UUID
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from libs.common.clock import Clock
+from libs.common.contracts import CreateTask, encode
+from libs.common.ids import derived_id, new_id
+from libs.common.postgres import PostgresAway
+from libs.common.topology import CREATE, Route
+from services.ingest.auth import Keys
+from services.ingest.creation import Sender, create, this_millisecond
+from services.ingest.problems import Problem, not_found, unsupported_media_type
+from services.ingest.requests import read_task
+from services.ingest.stored import StoredAttempt, StoredTask, just_created
+from services.ingest.view import attempt_views, task_view
+
+# A task is projected milliseconds after its 201; a reader who is faster than that waits.
+MISS_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.6, 0.65)
+# The look-up of an Idempotency-Key is a courtesy: without it the scheduler still keeps one task per id.
+REPLAY_LOOKUP_S = 1.0
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+log = structlog.get_logger(__name__)
+
+
+class Publishes(Protocol):
+    """The part of `Publisher` that the doors need."""
+
+    async def publish(self, route: Route, item: bytes) -> None:
+        """Return when it is confirmed. Raises: NotPublished."""
+
+
+class Remembers(Protocol):
+    """The part of `Store` that is read over HTTP."""
+
+    async def task(self, project: str, id_: UUID) -> StoredTask | None: ...
+
+    async def attempts(self, id_: UUID) -> list[StoredAttempt]: ...
+
+
+class TaskDoor:
+    def __init__(self, keys: Keys, publisher: Publishes, history: Remembers, clock: Clock) -> None:
+        self._keys = keys
+        self._publisher = publisher
+        self._history = history
+        self._clock = clock
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.post("/v1/tasks", self.create),
+            web.get("/v1/tasks/{id}", self.show),
+            web.get("/v1/tasks/{id}/attempts", self.attempts),
+        ]
+
+    async def create(self, request: web.Request) -> web.Response:
+        """201 after the broker's confirm, never before."""
+        project = self._keys.project_of(request.headers.get("Authorization"))
+        raw = await _json_body(request)
+        new = read_task(raw)
+        key = idempotency_key(request)
+        sender = Sender(
+            id=derived_id(project, key) if key else new_id(),
+            project=project,
+            fingerprint=hashlib.sha256(raw).hexdigest(),
+            now=this_millisecond(self._clock.now()),
+            traceparent=traceparent(request),
+        )
+        task = create(new, sender)
+        if key and (earlier := await self._earlier(project, task.id)) is not None:
+            return self._replay(earlier, task.fingerprint)
+        await self._publisher.publish(CREATE, encode(CreateTask(task=task)))
+        log.info("task.created", task_id=str(task.id), due_at=task.due_at.isoformat())
+        return self._created(just_created(task), {})
+
+    async def show(self, request: web.Request) -> web.Response:
+        project = self._keys.project_of(request.headers.get("Authorization"))
+        task = await self._found(project, request.match_info["id"])
+        return _json(task_view(task, self._clock.now()))
+
+    async def attempts(self, request: web.Request) -> web.Response:
+        project = self._keys.project_of(request.headers.get("Authorization"))
+        task = await self._found(project, request.match_info["id"])
+        views = attempt_views(task, await self._history.attempts(task.id))
+        return _json({"data": views, "next_cursor": None})
+
+    async def _earlier(self, project: str, id_: UUID) -> StoredTask | None:
+        try:
+            async with asyncio.timeout(REPLAY_LOOKUP_S):
+                return await self._history.task(project, id_)
+        except (PostgresAway, TimeoutError) as error:
+            log.warning("replay.not-looked-up", task_id=str(id_), reason=str(error) or "no answer in time")
+            return None
+
+    def _replay(self, earlier: StoredTask, fingerprint: str) -> web.Response:
+        if earlier.fingerprint != fingerprint:
+            raise Problem(
+                422,
+                "idempotency_key_reused",
+                f"This Idempotency-Key belongs to the task {earlier.id}, which was made from another body. Send the"
+                " same body to get it again, or a new key for a new task.",
+            )
+        return self._created(earlier, {"Idempotency-Replayed": "true"})
+
+    def _created(self, task: StoredTask, headers: dict[str, str]) -> web.Response:
+        headers["Location"] = f"/v1/tasks/{task.id}"
+        return _json(task_view(task, self._clock.now()), status=201, headers=headers)
+
+    async def _found(self, project: str, text: str) -> StoredTask:
+        id_ = _uuid(text)
+        for pause_s in (*MISS_PAUSES_S, None):
+            task = await self._history.task(project, id_)
+            if task is not None:
+                return task
+            if pause_s is not None:
+                await asyncio.sleep(pause_s)
+        raise not_found(f"There is no task {id_}")
+
+
+def idempotency_key(request: web.Request) -> str | None:
+    """Raises: Problem (422)."""
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not _KEY.fullmatch(key):
+        detail = "The header Idempotency-Key must be 1 to 255 visible ASCII characters: send a UUID, for example."
+        raise Problem(422, "bad_idempotency_key", detail)
+    return key
+
+
+def traceparent(request: web.Request) -> str | None:
+    """The W3C trace context of the caller; a malformed one counts as none, as its specification asks."""
+    value = request.headers.get("traceparent", "")
+    return value if _TRACEPARENT.fullmatch(value) else None
+
+
+async def _json_body(request: web.Request) -> bytes:
+    is_json = request.content_type == "application/json" or request.content_type.endswith("+json")
+    if "Content-Type" in request.headers and not is_json:
+        raise unsupported_media_type("application/json")
+    return await request.read()
+
+
+def _uuid(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise not_found("There is no task under this id, which is no UUID") from None
+
+
+def _json(value: object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(value), status=status, headers=headers, content_type="application/json"
+    )

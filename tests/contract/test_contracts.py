@@ -1,0 +1,158 @@
+"""Today's code reads yesterday's messages.
+
+`golden/<Tag>.json` is the body of one AMQP message, only spaced out: what some release once published. Never edit an
+item of it; a new optional field gets a new item, and any other change a new type with a file of its own.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+from libs.common.contracts import AnyMessage, Call, CreateTask, Message, Task, TaskDue, decode_call, decode_task, encode
+
+GOLDEN = Path(__file__).parent / "golden"
+TYPES: dict[str, type[msgspec.Struct]] = {str(kind.__struct_config__.tag): kind for kind in get_args(AnyMessage)}
+read_any = msgspec.json.Decoder[AnyMessage](AnyMessage).decode
+split = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+# What an absent field means. A message that was published without it keeps this meaning for ever.
+DEFAULTS: dict[type[msgspec.Struct], dict[str, object]] = {
+    Call: {
+        "method": "POST",
+        "headers": (),
+        "body": b"",
+        "timeout_s": 15.0,
+        "schedule_s": None,
+        "respect_retry_after": True,
+        "expect_status": ("2xx",),
+        "expect_body_contains": None,
+        "expect_json_success": False,
+        "traceparent": None,
+    },
+    Task: {"generation": 1, "attempt": 1, "hop": 0, "expires_at": None, "labels": {}},
+    TYPES["CreateTask.1"]: {},
+    TYPES["ReturnTask.1"]: {},
+    TYPES["TaskDue.1"]: {},
+    TYPES["TaskAccepted.1"]: {},
+    TYPES["TaskConflict.1"]: {},
+    TYPES["AttemptFinished.1"]: {
+        "status_code": None,
+        "error": None,
+        "error_detail": None,
+        "next_attempt_at": None,
+        "response_headers": (),
+        "response_body": b"",
+        "replica": "",
+    },
+    TYPES["TaskFinished.1"]: {"reason": None},
+    TYPES["TaskParked.1"]: {},
+    TYPES["FailedTask.1"]: {"status_code": None, "error": None, "error_detail": None, "labels": {}},
+    TYPES["Notice.1"]: {},
+    TYPES["DigestPage.1"]: {"tries": 0, "failed": (), "notices": ()},
+}
+
+
+def golden_items(tag: str) -> list[bytes]:
+    file = GOLDEN / f"{tag}.json"
+    assert file.exists(), f"{tag} has no {file}: put the body of one message there, with every field in some item"
+    return [bytes(raw) for raw in split(file.read_bytes())]
+
+
+def defaults(kind: type[msgspec.Struct]) -> dict[str, object]:
+    fields = msgspec.structs.fields(kind)
+    made = {
+        field.name: field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        for field in fields
+    }
+    return {name: value for name, value in made.items() if value is not msgspec.NODEFAULT}
+
+
+def with_unknown_fields(value: Any) -> Any:
+    """The same message from a newer release: every object that is a struct has a field more."""
+    if isinstance(value, list):
+        return [with_unknown_fields(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    changed = {key: child if key == "labels" else with_unknown_fields(child) for key, child in value.items()}
+    return changed | {"a-field-of-tomorrow": {"nested": [1, None]}}
+
+
+@pytest.mark.parametrize("tag", TYPES)
+def test_a_golden_message_is_read_and_written_the_same(tag: str) -> None:
+    for raw in golden_items(tag):
+        message = read_any(raw)
+        assert type(message) is TYPES[tag]
+        assert json.loads(encode(message)) == json.loads(raw)
+
+
+@pytest.mark.parametrize("tag", TYPES)
+def test_every_field_of_a_type_stands_in_its_golden_file(tag: str) -> None:
+    written: set[str] = set().union(*(json.loads(raw) for raw in golden_items(tag)))
+    assert written == {field.encode_name for field in msgspec.structs.fields(TYPES[tag])} | {"type"}
+
+
+def test_every_field_of_a_task_and_its_call_stands_in_a_golden_file() -> None:
+    creates = [json.loads(raw) for raw in golden_items("CreateTask.1")]
+    for kind, objects in (
+        (Task, [create["task"] for create in creates]),
+        (Call, [create["task"]["call"] for create in creates]),
+    ):
+        assert set().union(*objects) == {field.encode_name for field in msgspec.structs.fields(kind)}
+
+
+def test_every_type_of_message_is_one_of_any_message() -> None:
+    assert set(Message.__subclasses__()) == set(TYPES.values())
+
+
+def test_no_golden_file_has_lost_its_type() -> None:
+    assert {file.stem for file in GOLDEN.glob("*.json")} <= set(TYPES), "messages of that type may still be under way"
+
+
+@pytest.mark.parametrize("kind", [Call, Task, *TYPES.values()], ids=lambda kind: kind.__name__)
+def test_an_absent_field_means_what_it_always_meant(kind: type[msgspec.Struct]) -> None:
+    assert kind in DEFAULTS, f"write down the defaults of {kind.__name__}"
+    assert defaults(kind) == DEFAULTS[kind]
+
+
+@pytest.mark.parametrize("tag", TYPES)
+def test_a_field_that_is_not_known_yet_is_ignored(tag: str) -> None:
+    for raw in golden_items(tag):
+        newer = json.dumps(with_unknown_fields(json.loads(raw))).encode()
+        assert plain(read_any(newer)) == plain(read_any(raw))
+
+
+def plain(message: Any) -> Any:
+    """The message with its raw parts read, as the last one who carries it reads them."""
+    if isinstance(message, TaskDue):
+        message = msgspec.structs.replace(message, task=decode_task(message.task))
+    task = getattr(message, "task", None)
+    if isinstance(task, Task):
+        message = msgspec.structs.replace(message, task=msgspec.structs.replace(task, call=decode_call(task.call)))
+    return message
+
+
+def test_a_type_that_nobody_knows_is_an_error_and_not_a_guess() -> None:
+    raw = golden_items("CreateTask.1")[0].replace(b"CreateTask.1", b"CreateTask.2")
+    with pytest.raises(msgspec.ValidationError, match=r"CreateTask\.2"):
+        read_any(raw)
+
+
+def test_a_call_travels_through_the_scheduler_byte_by_byte() -> None:
+    raw = golden_items("CreateTask.1")[0]
+    create = read_any(raw)
+    assert isinstance(create, CreateTask)
+    assert bytes(create.task.call) in raw
+    assert bytes(decode_task(encode(create.task)).call) == bytes(create.task.call)
+
+
+def test_times_are_aware_and_of_whole_milliseconds() -> None:
+    for raw in golden_items("CreateTask.1"):
+        create = read_any(raw)
+        assert isinstance(create, CreateTask)
+        offset = create.task.due_at.utcoffset()
+        assert offset is not None
+        assert not offset
+        assert create.task.created_at.microsecond % 1000 == 0

@@ -1,0 +1,5 @@
+"""See the package."""
+
+from tests.local.fakes import run
+
+run()
