@@ -106,4 +106,6 @@ def _route_stdlib(stream: TextIO, enrich: list[Processor], renderer: Processor) 
     )
     logging.root.handlers = [handler]
     logging.root.setLevel(logging.WARNING)
+    # Our own `connection.failed` says it once; the library would say it again, as an error, at each attempt.
+    logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)
     logging.captureWarnings(True)

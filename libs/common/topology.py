@@ -135,7 +135,9 @@ def topology(retry_schedule_s: Iterable[float] = ()) -> Topology:
     )
 
 
-def _work(name: str, *, bytes_max: int | None = None, messages_max: int | None = None) -> Queue:
+def _work(
+    name: str, *, bytes_max: int | None = None, messages_max: int | None = None, is_single_active: bool = False
+) -> Queue:
     """A queue that somebody consumes; what it can't deliver goes to parking, confirmed (at-least-once)."""
     arguments: dict[str, str | int] = {
         "x-queue-type": "quorum",
@@ -149,6 +151,8 @@ def _work(name: str, *, bytes_max: int | None = None, messages_max: int | None =
         arguments["x-max-length-bytes"] = bytes_max
     if messages_max is not None:
         arguments["x-max-length"] = messages_max
+    if is_single_active:
+        arguments["x-single-active-consumer"] = True
     return Queue(name, arguments)
 
 
@@ -190,7 +194,7 @@ _QUEUES = (
     _work(DISPATCHER_RETRY_DUE),  # a bound would stall the rungs' dead-letter workers
     _work(DISPATCHER_COMMANDS, bytes_max=16 * MIB),
     _work(INGEST_HISTORY, bytes_max=GIB),
-    _work(FALLBACK, bytes_max=256 * MIB),
+    _work(FALLBACK, bytes_max=256 * MIB, is_single_active=True),  # one digest, whichever replica collects it
     _work(MAILER_OUTBOX),
     _work(MAILER_COMMANDS, bytes_max=16 * MIB),
     Queue(PARKING, {"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT_OUT_OF_REACH}),

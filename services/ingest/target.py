@@ -5,6 +5,7 @@ The address behind the host is not looked at here: the dispatcher checks it when
 
 import re
 from collections.abc import Iterator, Mapping
+from urllib.parse import urlsplit
 
 from yarl import URL
 
@@ -65,6 +66,7 @@ def _structure_errors(url: str) -> Iterator[FieldError]:
     try:
         parsed = URL(url)
         host, scheme, _port = parsed.host, parsed.scheme, parsed.port
+        is_userinfo = "@" in urlsplit(url).netloc  # yarl forgets an empty one
     except ValueError:
         yield FieldError("/url", "bad_url", "is no URL; write it as https://example.com/path")
         return
@@ -72,7 +74,7 @@ def _structure_errors(url: str) -> Iterator[FieldError]:
         yield FieldError("/url", "bad_scheme", "begins with another scheme; only http and https are called")
     elif not host:
         yield FieldError("/url", "no_host", "names no host; write it as https://example.com/path")
-    if "@" in parsed.raw_authority:
+    if is_userinfo:
         yield FieldError("/url", "userinfo", "contains a user or password; send an Authorization header instead")
     if "#" in url:
         yield FieldError("/url", "fragment", "contains a fragment, which is never sent; remove it from # on")

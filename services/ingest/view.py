@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 
 from libs.common.clock import format_utc
-from libs.common.contracts import Call, decode_call
+from libs.common.contracts import decode_call
 from services.ingest.curl import curl_command
 from services.ingest.requests import Expect, Retry
 from services.ingest.stored import LastAttempt, StoredAttempt, StoredTask

@@ -47,8 +47,8 @@ class Interrupted(Exception):
 
 
 class Occupied(Exception):
-    """Another replica is collecting; leave the run to it. Not a lock: two that start in the same milliseconds share
-    the lines between their mails, none twice."""
+    """Another replica is collecting; leave the run to it. Of two that start in the same milliseconds the broker
+    serves one (`x-single-active-consumer`), and the other finds nothing."""
 
 
 class FallbackQueue:

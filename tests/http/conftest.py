@@ -1,0 +1,106 @@
+"""The real application behind a real HTTP server, with a fake broker and a fake history."""
+
+import asyncio
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import msgspec
+import pytest
+from aiohttp.test_utils import TestClient
+from aiohttp.web import Application, Request
+from pytest_aiohttp.plugin import AiohttpClient
+
+from libs.common.clock import SystemClock
+from libs.common.contracts import AnyMessage, CreateTask
+from libs.common.topology import Route
+from services.ingest.auth import Keys
+from services.ingest.fallback_door import FallbackDoor
+from services.ingest.http import build_app
+from services.ingest.legacy_door import LegacyDoor, LegacyRules
+from services.ingest.stored import StoredAttempt, StoredTask
+from services.ingest.task_door import TaskDoor
+
+KEY = "a-key-of-enough-length"
+BODY_BYTES_MAX = 4096
+
+Client = TestClient[Request, Application]
+_decoder: msgspec.json.Decoder[AnyMessage] = msgspec.json.Decoder(AnyMessage)
+
+
+@dataclass
+class FakeBroker:
+    """Confirms at once, unless `confirm` is a future that a test releases."""
+
+    published: list[tuple[Route, AnyMessage]] = field(default_factory=list)
+    confirm: asyncio.Future[None] | None = None
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def publish(self, route: Route, item: bytes) -> None:
+        self.published.append((route, _decoder.decode(item)))
+        self.asked.set()
+        if self.confirm is not None:
+            await self.confirm
+
+    @property
+    def created(self) -> CreateTask:
+        [(_route, message)] = self.published
+        assert isinstance(message, CreateTask)
+        return message
+
+
+@dataclass
+class FakeHistory:
+    """Knows what a test put in; raises `error` when there is one."""
+
+    tasks: dict[UUID, StoredTask] = field(default_factory=dict)
+    calls: dict[UUID, list[StoredAttempt]] = field(default_factory=dict)
+    error: Exception | None = None
+    missed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def task(self, project: str, id_: UUID) -> StoredTask | None:
+        if self.error is not None:
+            raise self.error
+        task = self.tasks.get(id_)
+        if task is not None and task.project == project:
+            return task
+        self.missed.set()
+        return None
+
+    async def attempts(self, id_: UUID) -> list[StoredAttempt]:
+        return self.calls.get(id_, [])
+
+
+@pytest.fixture
+def broker() -> FakeBroker:
+    return FakeBroker()
+
+
+@pytest.fixture
+def history() -> FakeHistory:
+    return FakeHistory()
+
+
+@pytest.fixture
+def legacy_rules() -> LegacyRules:
+    return LegacyRules("default", 10, is_json_success=False)
+
+
+@pytest.fixture
+async def anonymous(
+    aiohttp_client: AiohttpClient, broker: FakeBroker, history: FakeHistory, legacy_rules: LegacyRules
+) -> Client:
+    """A client without a key."""
+    keys, clock = Keys(KEY), SystemClock()
+    doors = (
+        TaskDoor(keys, broker, history, clock),
+        LegacyDoor(keys, broker, clock, legacy_rules),
+        FallbackDoor(keys, broker, clock),
+    )
+    return await aiohttp_client(build_app(doors, version="1.2.3", body_bytes_max=BODY_BYTES_MAX))
+
+
+@pytest.fixture
+async def client(anonymous: Client) -> Client:
+    """A client that sends the key with every request."""
+    anonymous.session.headers["Authorization"] = f"Bearer {KEY}"
+    return anonymous

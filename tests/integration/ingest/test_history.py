@@ -1,0 +1,228 @@
+"""The projection against a real PostgreSQL: what it says, and that order, repetition and batching change nothing."""
+
+import asyncio
+from datetime import timedelta
+from random import Random
+from uuid import UUID, uuid4
+
+import asyncpg
+import msgspec
+import pytest
+
+from libs.common.clock import SystemClock
+from libs.common.contracts import AttemptFinished, Call, Event, Task, TaskAccepted, TaskFinished, TaskParked, encode
+from libs.common.intake import Poison
+from libs.common.postgres import Postgres
+from services.ingest.history import History
+from services.ingest.maintenance import Maintenance
+from services.ingest.projection import project
+from services.ingest.store import Store
+from services.ingest.task_door import this_millisecond
+
+NOW = this_millisecond(SystemClock().now())
+CALL = Call(url="http://example.com/", body=b"\x00\xff")
+
+
+def later(seconds: float) -> "timedelta":
+    return timedelta(seconds=seconds)
+
+
+def accepted(id_: UUID, generation: int = 1, created: int = 0, hop: int = 0) -> TaskAccepted:
+    return TaskAccepted(
+        task=Task(
+            id=id_, project="default", generation=generation, hop=hop, created_at=NOW + later(created),
+            due_at=NOW + later(60 + created), fingerprint=f"{generation}.{created}", labels={"order": "42"},
+            call=msgspec.Raw(encode(CALL)),
+        )
+    )  # fmt: skip
+
+
+def attempted(
+    id_: UUID, attempt: int = 1, started: float = 0.0, outcome: str = "retry", generation: int = 1, hop: int = 1
+) -> AttemptFinished:
+    return AttemptFinished(
+        id=id_, project="default", generation=generation, attempt=attempt, hop=hop, due_at=NOW,
+        started_at=NOW + later(started), duration_ms=12, outcome=outcome,  # type: ignore[arg-type]
+        status_code=int(500 + started), error="server_error", error_detail="a\0b",
+        next_attempt_at=NOW + later(started + 5) if outcome == "retry" else None,
+        response_headers=(("X-A", "\0"),), response_body=b"\x00\xff",
+    )  # fmt: skip
+
+
+def finished(id_: UUID, state: str = "succeeded", generation: int = 1, hop: int = 2, second: int = 0) -> TaskFinished:
+    return TaskFinished(
+        id=id_, project="default", generation=generation, attempt=2, hop=hop, state=state,  # type: ignore[arg-type]
+        finished_at=NOW + later(second), reason="\0because",
+    )  # fmt: skip
+
+
+def parked(id_: UUID, generation: int = 1, hop: int = 1) -> TaskParked:
+    return TaskParked(
+        id=id_, project="default", generation=generation, attempt=1, hop=hop, parked_at=NOW + later(hop), cause="c"
+    )
+
+
+async def test_a_task_and_its_attempts_can_be_read_back(history: History, store: Store) -> None:
+    id_ = uuid4()
+    await history.handle(
+        [accepted(id_), attempted(id_, 1, 0.003), attempted(id_, 2, 7, "succeeded", hop=2), finished(id_, second=8)]
+    )
+    task = await store.task("default", id_)
+    assert task is not None
+    assert (task.state, task.finished_at, task.lateness_ms) == ("succeeded", NOW + later(8), 3)
+    assert task.first_attempt_at == NOW + later(0.003)
+    assert (task.labels, bytes(task.call)) == ({"order": "42"}, encode(CALL))
+    assert task.last_attempt is not None
+    assert (task.last_attempt.number, task.last_attempt.status_code) == (2, 507)
+    first, second = await store.attempts(id_)
+    assert (first.number, first.next_attempt_at, first.error_detail) == (
+        1,
+        NOW + later(5.003),
+        "a\N{REPLACEMENT CHARACTER}b",
+    )
+    assert (second.number, second.response_body) == (2, b"\x00\xff")
+
+
+async def test_a_task_belongs_to_its_project(history: History, store: Store) -> None:
+    id_ = uuid4()
+    await history.handle([accepted(id_)])
+    assert await store.task("other", id_) is None
+
+
+async def test_a_task_is_not_there_before_its_accept_and_complete_after_it(history: History, store: Store) -> None:
+    id_ = uuid4()
+    await history.handle([finished(id_, "failed")])
+    assert await store.task("default", id_) is None
+    await history.handle([accepted(id_)])
+    task = await store.task("default", id_)
+    assert task is not None
+    assert task.state == "failed"
+
+
+async def test_the_earliest_accept_of_a_generation_wins(history: History, store: Store) -> None:
+    id_ = uuid4()
+    for created in (2, 1, 3):
+        await history.handle([accepted(id_, created=created)])
+    task = await store.task("default", id_)
+    assert task is not None
+    assert (task.created_at, task.fingerprint) == (NOW + later(1), "1.1")
+
+
+async def test_a_redriven_task_is_scheduled_again_and_no_longer_finished(history: History, store: Store) -> None:
+    id_ = uuid4()
+    await history.handle([accepted(id_), finished(id_, "failed")])
+    await history.handle([accepted(id_, generation=2)])
+    task = await store.task("default", id_)
+    assert task is not None
+    assert (task.state, task.finished_at) == ("scheduled", None)
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_order_repetition_and_batches_change_nothing(history: History, postgres: Postgres, seed: int) -> None:
+    random = Random(seed)
+    ids = [uuid4() for _ in range(3)]
+    events = [_random_event(random, random.choice(ids)) for _ in range(30)]
+    expected = project(events)
+
+    replayed = events + random.choices(events, k=15)
+    random.shuffle(replayed)
+    while replayed:
+        size = random.randint(1, 6)
+        await history.handle(replayed[:size])
+        replayed = replayed[size:]
+    async with postgres.acquire() as connection:
+        rows = {row["id"]: row for row in await connection.fetch("SELECT * FROM task WHERE id = ANY($1)", ids)}
+    for id_, wanted in expected.tasks.items():
+        row = rows[id_]
+        assert (row["state"], row["state_order"], row["state_at"]) == (
+            wanted.state.name, wanted.state.order, wanted.state.at,
+        )  # fmt: skip
+        assert row["fingerprint"] == (wanted.accepted.fingerprint if wanted.accepted else None)
+        assert row["last_started_at"] == (wanted.last.started_at if wanted.last else None)
+        assert row["first_attempt_at"] == (wanted.first.started_at if wanted.first else None)
+
+
+async def test_two_writers_of_the_same_tasks_do_not_deadlock(history: History, store: Store) -> None:
+    ids = [uuid4() for _ in range(50)]
+    batches = [[accepted(id_) for id_ in ids], [attempted(id_) for id_ in reversed(ids)]] * 5
+    await asyncio.gather(*(history.handle(batch) for batch in batches))
+    tasks = [await store.task("default", id_) for id_ in ids]
+    assert {task.state for task in tasks if task} == {"retrying"}
+
+
+async def test_an_attempt_of_a_day_without_a_partition_is_kept(history: History, store: Store) -> None:
+    id_ = uuid4()
+    await history.handle([accepted(id_), attempted(id_, started=-5 * 86_400)])
+    assert len(await store.attempts(id_)) == 1
+
+
+@pytest.mark.parametrize("days", [-400, 4000])
+async def test_an_attempt_of_an_absurd_day_is_left_out_and_its_task_is_not(
+    history: History, store: Store, days: int
+) -> None:
+    id_ = uuid4()
+    await history.handle([accepted(id_), attempted(id_, started=days * 86_400)])
+    assert await store.attempts(id_) == []
+    assert await store.task("default", id_) is not None
+
+
+async def test_what_postgres_refuses_is_poison(history: History) -> None:
+    bad = accepted(uuid4())
+    bad = TaskAccepted(task=msgspec.structs.replace(bad.task, labels={"a": "\0"}))
+    with pytest.raises(Poison):
+        await history.handle([bad])
+
+
+async def test_a_batch_waits_for_postgres_and_is_projected_then(
+    history: History, store: Store, postgres: Postgres, migrated_postgres_url: str
+) -> None:
+    id_ = uuid4()
+    owner = await asyncpg.connect(migrated_postgres_url)
+    async with owner.transaction():
+        await owner.execute("LOCK TABLE ingest.task")
+        handling = asyncio.create_task(history.handle([accepted(id_)]))
+        await asyncio.sleep(2.5)  # past the lock timeout: at least one PostgresAway
+        assert not handling.done()
+    await owner.close()
+    async with asyncio.timeout(10):
+        await handling
+    assert await store.task("default", id_) is not None
+
+
+async def test_retention_removes_what_ended_long_ago_and_keeps_what_waits(
+    history: History, store: Store, maintenance: Maintenance
+) -> None:
+    ended, waiting, recent = uuid4(), uuid4(), uuid4()
+    old = -31 * 86_400
+    await history.handle([accepted(ended, created=old), finished(ended, second=old)])
+    await history.handle([accepted(waiting, created=old), accepted(recent), finished(recent)])
+    assert await maintenance.one_pass(asyncio.Event()) == 1
+    assert await store.task("default", ended) is None
+    assert await store.task("default", waiting) is not None
+    assert await store.task("default", recent) is not None
+
+
+async def test_a_replay_writes_no_new_row_version(history: History, postgres: Postgres) -> None:
+    id_ = uuid4()
+    events: list[Event] = [accepted(id_), attempted(id_), finished(id_)]
+    await history.handle(events)
+    async with postgres.acquire() as connection:
+        before = await connection.fetchval("SELECT ctid FROM task WHERE id = $1", id_)
+        await history.handle(events)
+        assert await connection.fetchval("SELECT ctid FROM task WHERE id = $1", id_) == before
+
+
+def _random_event(random: Random, id_: UUID) -> Event:
+    generation, hop, second = random.randint(1, 3), random.randint(1, 3), random.randint(0, 5)
+    match random.randint(0, 3):
+        case 0:
+            return accepted(id_, generation, created=second)
+        case 1:
+            outcome = random.choice(["retry", "failed"])
+            return attempted(id_, random.randint(1, 3), second, outcome, generation, hop)
+        case 2:
+            return finished(
+                id_, random.choice(["succeeded", "failed", "cancelled", "expired"]), generation, hop, second
+            )
+        case _:
+            return parked(id_, generation, hop)
