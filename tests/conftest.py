@@ -5,6 +5,7 @@ A server that cannot be started skips its tests at home and fails them where `CI
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -50,6 +51,7 @@ def _alone() -> Iterator[None]:
 def _started() -> Iterator[dict[str, str]]:
     stack = [sys.executable, "-m", "deploy.local"]
     plain = {name: value for name, value in os.environ.items() if not name.startswith("CARILLON_")}
+    fresh_folder(STACK, plain)
     up = subprocess.run(
         [*stack, "up", "--servers-only", "--dir", STACK, "--port-offset", str(PORT_OFFSET)],
         cwd=ROOT, env=plain, capture_output=True, text=True, check=False,
@@ -156,6 +158,13 @@ async def _fresh_database(server_url: str, template: str = "template0") -> Async
         await server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
     finally:
         await server.close()
+
+
+def fresh_folder(stack: Path, environ: dict[str, str]) -> None:
+    """End what a killed session left running, and begin without its data: queues of an older table would differ."""
+    down = [sys.executable, "-m", "deploy.local", "down", "--dir", str(stack)]
+    subprocess.run(down, cwd=ROOT, env=environ, check=False, stdout=subprocess.DEVNULL)
+    shutil.rmtree(stack, ignore_errors=True)
 
 
 def variables(env_file: Path) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 
 from libs.common import topology
@@ -16,7 +16,7 @@ from libs.common.lifecycle import Worker, run, run_until_stopped
 from libs.common.logs import configure_logs
 from libs.common.metrics import build_info
 from libs.common.publisher import Publisher
-from libs.common.redis import ping, redis_client
+from libs.common.redis import RedisAway, ping, redis_client
 from libs.common.settings import load
 from libs.common.version import VERSION
 from services.dispatcher.caller import AiohttpCaller
@@ -40,6 +40,8 @@ async def main() -> None:
     async with AsyncExitStack() as opened:  # closed last-in first-out, after the drain
         redis = redis_client(settings.redis_url.get_secret_value())
         opened.push_async_callback(redis.aclose)
+        with suppress(RedisAway):
+            await ping(redis)  # a wrong login ends the process; later on it costs the marks alone
         caller = AiohttpCaller(guarded_socket_factory(settings.allow_networks), clock)
         opened.push_async_callback(caller.close)
 

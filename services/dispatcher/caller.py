@@ -149,10 +149,12 @@ def _is_blocked(error: BaseException) -> bool:
 
 
 def _say(error: BaseException) -> str:
-    root = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    said: object = error
+    if isinstance(error, aiohttp.ClientConnectorError):  # whose own text loses what several addresses said
+        said = error.os_error.strerror or error.os_error
     if _is_blocked(error):
-        return f"{root.strerror}; CARILLON_ALLOW_NETWORKS can open it"[:500]
-    return _text(f"{type(error).__name__}: {root}")[:500]
+        return f"{said}; CARILLON_ALLOW_NETWORKS can open it"[:500]
+    return _text(f"{type(error).__name__}: {said}")[:500]
 
 
 def _text(received: str) -> str:

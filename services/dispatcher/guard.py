@@ -42,9 +42,7 @@ class BlockedAddress(OSError):
 
 def policy_of(allow_networks: Iterable[str]) -> ssrfguard.Policy:
     """Raises: ValueError for what is no network, or would let translated addresses of any network through."""
-    return ssrfguard.Policy(
-        denied_networks=TABLE, allowed_networks=tuple(ip_network(text) for text in allow_networks)
-    )
+    return ssrfguard.Policy(denied_networks=TABLE, allowed_networks=tuple(ip_network(text) for text in allow_networks))
 
 
 def guarded_socket_factory(allow_networks: Iterable[str]) -> SocketFactory:

@@ -15,9 +15,11 @@ import msgspec
 import structlog
 from prometheus_client import Counter
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from libs.common.coalescing import Coalescer
 from libs.common.contracts import Task
+from libs.common.lifecycle import Fatal
 from libs.common.metrics import REGISTRY
 from libs.common.redis import RedisAway, translating
 from services.dispatcher.retry import Done, Verdict
@@ -57,6 +59,12 @@ for i = 1, #KEYS, 2 do
 end
 return answers
 """
+# Ours alone: it may have expired, and be another's by now.
+_RELEASE = """
+return redis.call('GET', KEYS[1]) == 'c' .. ARGV[1] and redis.call('DEL', KEYS[1]) or 0
+"""
+# A no (MISCONF, a changed password) counts as away: calls without marks are better than none.
+_AWAY = (RedisAway, RedisError, Fatal)
 
 
 class Claimed(NamedTuple):
@@ -87,6 +95,7 @@ class Marks:
         self._redis = redis
         self._replica = replica.encode()
         self._claim_script = redis.register_script(_CLAIM)
+        self._release_script = redis.register_script(_RELEASE)
         self._claims = Coalescer[tuple[Task, int], bytes](self._claim_many, items_max=BATCH_MAX, linger_s=0.001)
         self._writes = Coalescer[tuple[str, bytes, int], bool](self._write_many, items_max=BATCH_MAX, linger_s=0.001)
 
@@ -94,7 +103,7 @@ class Marks:
         """Ask for the attempt `task.attempt`."""
         try:
             mark = await self._claims.submit((task, int((timeout_s + CLAIM_GRACE_S) * 1000)))
-        except RedisAway:
+        except _AWAY:
             AWAY.labels("claim").inc()
             return Claimed()
         if mark == b"":
@@ -109,6 +118,14 @@ class Marks:
         """Write the verdict before its outcome is published."""
         await self._write("verdict", attempt_key(task), b"v" + msgspec.json.encode(verdict), VERDICT_S)
 
+    async def release(self, task: Task) -> None:
+        """Give back a claim of ours that no verdict came of."""
+        try:
+            with translating():
+                await self._release_script([attempt_key(task)], [self._replica])
+        except _AWAY:
+            AWAY.labels("release").inc()
+
     async def settle(self, task: Task, verdict: Verdict, longest_wait_s: float) -> None:
         """The outcome is published. A success of a retry is remembered for as long as a fork of it may climb."""
         await self._write("done", attempt_key(task), b"d", DONE_S)
@@ -118,7 +135,7 @@ class Marks:
     async def _write(self, operation: str, key: str, mark: bytes, seconds: int) -> None:
         try:
             await self._writes.submit((key, mark, seconds))
-        except RedisAway:
+        except _AWAY:
             AWAY.labels(operation).inc()
 
     async def _claim_many(self, asked: list[tuple[Task, int]]) -> Sequence[bytes]:

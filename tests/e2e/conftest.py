@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from tests.conftest import ROOT, variables
+from tests.conftest import ROOT, fresh_folder, variables
 
 STACK = ROOT / ".local" / "e2e"
 PORT_OFFSET = 2000
@@ -62,6 +62,7 @@ def stack() -> Iterator[dict[str, str]]:
     command = [sys.executable, "-m", "deploy.local"]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CARILLON_")} | SETTINGS
     up = [*command, "up", "--dir", str(STACK), "--port-offset", str(PORT_OFFSET), "--replicas", str(REPLICAS)]
+    fresh_folder(STACK, environ)
     done = subprocess.run(up, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     try:
         if done.returncode != 0:

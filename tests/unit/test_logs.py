@@ -75,7 +75,7 @@ def test_a_line_below_the_level_is_not_written(capsys: pytest.CaptureFixture[str
     assert lines(capsys) == []
 
 
-@pytest.mark.parametrize("name", ["aio_pika", "aiormq.connection", "aiohttp.server", "asyncio"])
+@pytest.mark.parametrize("name", ["aio_pika", "aiormq.channel", "aiohttp.server", "asyncio"])
 def test_a_library_speaks_through_the_same_renderer_from_warning_up(
     capsys: pytest.CaptureFixture[str], name: str
 ) -> None:

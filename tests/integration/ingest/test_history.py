@@ -13,17 +13,17 @@ from libs.common.clock import SystemClock
 from libs.common.contracts import AttemptFinished, Call, Event, Task, TaskAccepted, TaskFinished, TaskParked, encode
 from libs.common.intake import Poison
 from libs.common.postgres import Postgres
+from services.ingest.creation import this_millisecond
 from services.ingest.history import History
 from services.ingest.maintenance import Maintenance
 from services.ingest.projection import project
 from services.ingest.store import Store
-from services.ingest.task_door import this_millisecond
 
 NOW = this_millisecond(SystemClock().now())
 CALL = Call(url="http://example.com/", body=b"\x00\xff")
 
 
-def later(seconds: float) -> "timedelta":
+def later(seconds: float) -> timedelta:
     return timedelta(seconds=seconds)
 
 
@@ -144,7 +144,7 @@ async def test_order_repetition_and_batches_change_nothing(history: History, pos
 
 async def test_two_writers_of_the_same_tasks_do_not_deadlock(history: History, store: Store) -> None:
     ids = [uuid4() for _ in range(50)]
-    batches = [[accepted(id_) for id_ in ids], [attempted(id_) for id_ in reversed(ids)]] * 5
+    batches: list[list[Event]] = [[accepted(id_) for id_ in ids], [attempted(id_) for id_ in reversed(ids)]] * 5
     await asyncio.gather(*(history.handle(batch) for batch in batches))
     tasks = [await store.task("default", id_) for id_ in ids]
     assert {task.state for task in tasks if task} == {"retrying"}
