@@ -90,7 +90,7 @@ def report(rows: list[Line], receiver: Receiver, mail: str | None) -> int:
     for line in wrong:
         console.print(f"[red]{line}[/]")
     if not wrong:
-        console.print("all ended as they should. The stack goes on: `make down` ends it, mails are in .local/mail/")
+        console.print("all ended as they should; the stack goes on, `make down` ends it", soft_wrap=True)
     return 1 if wrong else 0
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from rich import box
 from rich.table import Table
 
 from deploy.demo.script import Line
@@ -11,9 +12,11 @@ COLOURS = {"succeeded": "green", "failed": "red", "retrying": "yellow"}
 
 
 def table(lines: Sequence[Line], calls: Mapping[str, Sequence[datetime]], mail: str | None) -> Table:
-    grid = Table(title="Carillon", caption=f"digest mail: {mail or 'not yet'}")
+    grid = Table(title="Carillon", caption=f"digest mail: {mail or 'not yet'}", box=box.SIMPLE_HEAD)
     for column in ("task", "what", "due", "called", "lateness", "calls", "state"):
-        grid.add_column(column, justify="right" if column in ("lateness", "calls") else "left")
+        grid.add_column(
+            column, justify="right" if column in ("lateness", "calls") else "left", no_wrap=column != "what"
+        )
     for line in lines:
         came = calls.get(line.name, ())
         state = str(line.task.get("status", "sent"))

@@ -91,13 +91,13 @@ def write_env_file(layout: Layout, environment: Environment, *, with_services: b
 
 
 def _given(environ: Mapping[str, str], layout: Layout) -> dict[str, str]:
-    own = _own_urls_of_last_time(layout)
+    own = _own_urls_of_last_time(layout) | _own_urls(layout).items()
     return {
         name: value
         for name, value in environ.items()
         # An empty variable counts as an absent one, as in the services.
         if name.startswith(PREFIX) and value
-        if name not in CLIENT_NAMES | PER_PROCESS_NAMES and own.get(name) != value
+        if name not in CLIENT_NAMES | PER_PROCESS_NAMES and (name, value) not in own
     }
 
 
@@ -123,14 +123,14 @@ def _own_urls(layout: Layout) -> dict[str, str]:
     }
 
 
-def _own_urls_of_last_time(layout: Layout) -> dict[str, str]:
+def _own_urls_of_last_time(layout: Layout) -> set[tuple[str, str]]:
+    """Names and values: they may be other ones than now, when the ports have been shifted since."""
     try:
         lines = layout.env_file.read_text().splitlines()
     except FileNotFoundError:
-        lines = []
+        return set()
     exports = (match for line in lines if (match := _EXPORT.fullmatch(line)))
-    written = {match[1]: "".join(shlex.split(match[2])) for match in exports if not match[3]}
-    return written | _own_urls(layout)
+    return {(match[1], "".join(shlex.split(match[2]))) for match in exports if not match[3]}
 
 
 def _export(name: str, value: str) -> str:

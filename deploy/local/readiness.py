@@ -44,7 +44,7 @@ async def wait_until_ready(questions: Mapping[str, Question], layout: Layout, be
             return
         hopeless = _hopeless(missing, before, read_status(layout.status_file))
         if hopeless:
-            raise StackError(_report(hopeless, layout))
+            raise StackError(_report(hopeless | {name: missing[name] for name in missing.keys() - hopeless}, layout))
         if asyncio.get_running_loop().time() > deadline:
             raise StackError(_report(missing, layout))
         await asyncio.sleep(ASK_AGAIN_S)

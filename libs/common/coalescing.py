@@ -78,13 +78,14 @@ class Coalescer(Generic[T, R]):
     async def _carry(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
         try:
             outcomes = await self._flush([item for item, _result in batch])
+            answered = list(zip(batch, outcomes, strict=True))
         except asyncio.CancelledError:
             for _item, result in batch:
                 result.cancel()
             raise
         except Exception as error:  # noqa: BLE001 - not swallowed: every caller of the batch gets it
-            outcomes = [error] * len(batch)
-        for (_item, result), outcome in zip(batch, outcomes, strict=True):
+            answered = [(waiting, error) for waiting in batch]
+        for (_item, result), outcome in answered:
             if result.done():
                 continue
             if isinstance(outcome, BaseException):

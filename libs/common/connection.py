@@ -6,6 +6,8 @@ A lost broker never ends the process; wrong credentials, a missing virtual host 
 """
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -32,6 +34,8 @@ CLOSE_TIMEOUT_S = 2.0
 VHOST_REFUSALS_MAX = 6
 # Twice the default would find a half-open link after 183 s, this after 33 ((heartbeat + 1) * 3).
 HEARTBEAT_S = 10
+# What the library raises when a link is gone; besides a bare CancelledError, for which there is `is_being_cancelled`.
+LINK_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError, RuntimeError)
 
 CONNECTED = Gauge("carillon_broker_connected", "1 while this connection is up", ["connection"], registry=REGISTRY)
 LOST = Counter("carillon_broker_lost_total", "Connections lost", ["connection"], registry=REGISTRY)
@@ -100,27 +104,27 @@ class Link:
                 await self._hold(backoff)
                 log.warning("connection.lost", connection=self.name)
             except asyncio.CancelledError:
-                # A half-open link shows up as a bare CancelledError inside the library: nobody cancelled us.
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
+                if is_being_cancelled():
                     raise
                 log.warning("connection.lost", connection=self.name, reason="half-open link")
-            except (AMQPError, ChannelInvalidStateError, OSError, TimeoutError, RuntimeError) as error:
+            except LINK_ERRORS as error:
                 self._refuse_the_hopeless(error)
                 log.warning("connection.failed", connection=self.name, reason=repr(error))
             LOST.labels(self.name).inc()
             await asyncio.sleep(backoff.next())
 
     async def _hold(self, backoff: Backoff) -> None:
-        connection = await aio_pika.connect(
-            self._url, timeout=CONNECT_TIMEOUT_S, client_properties={"connection_name": self.name}
-        )
+        # Not `wait_for`, here and below: until Python 3.12 it swallows a cancellation that meets its result.
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            connection = await aio_pika.connect(self._url, client_properties={"connection_name": self.name})
         lost = asyncio.Event()
         connection.close_callbacks.add(lambda *_: lost.set())
         try:
-            await asyncio.wait_for(check(connection, self._topology), CONNECT_TIMEOUT_S)
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await check(connection, self._topology)
             for party in self._parties:
-                await asyncio.wait_for(party.opened(connection, lost), CONNECT_TIMEOUT_S)
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    await party.opened(connection, lost)
             self._up.set()
             CONNECTED.labels(self.name).set(1)
             log.info("connection.opened", connection=self.name)
@@ -161,17 +165,30 @@ def is_refused_vhost(error: BaseException) -> bool:
     return isinstance(error, InvalidFrameError) and "Connection.OpenOk" in str(error)
 
 
+def is_being_cancelled() -> bool:
+    """Ask it of a CancelledError: False when nobody cancelled us and a link died half-open inside the library."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+@contextmanager
+def link_may_be_gone() -> Iterator[None]:
+    """What is done here needs no doing when the link is gone."""
+    try:
+        yield
+    except LINK_ERRORS:
+        pass
+    except asyncio.CancelledError:
+        if is_being_cancelled():
+            raise
+
+
 def watch(channel: AbstractChannel, lost: asyncio.Event) -> None:
     """A channel that dies takes its connection along: one way to heal instead of two."""
     channel.close_callbacks.add(lambda *_: lost.set())
 
 
 async def _close(connection: AbstractConnection) -> None:
-    try:
-        await asyncio.wait_for(connection.close(), CLOSE_TIMEOUT_S)
-    except (AMQPError, ChannelInvalidStateError, OSError, TimeoutError, RuntimeError):
-        pass  # it is gone, which is what was wanted
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
+    with link_may_be_gone():
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await connection.close()

@@ -7,16 +7,14 @@ never acks, nacks or requeues. All of that is `intake.py`'s.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Generic, TypeVar
 
-import structlog
-
+from libs.common.connection import is_being_cancelled
 from libs.common.intake import Delivery, Intake, Item
 from libs.common.lifecycle import Fatal
 
 M = TypeVar("M")
-
-log = structlog.get_logger(__name__)
 
 
 class ItemConsumer(Generic[M]):
@@ -38,13 +36,13 @@ class ItemConsumer(Generic[M]):
         waited: list[asyncio.Task[Any]] = [feeding, ageing, stop]
         try:
             await asyncio.wait({feeding, ageing, stop}, return_when=asyncio.FIRST_COMPLETED)
+            feeding.cancel()  # first, or it goes on beginning items while the broker answers
             await self.intake.stop()
+            if self._running:
+                await asyncio.wait(self._running)
             for task in waited:
                 if task.done() and not task.cancelled():
                     task.result()
-            feeding.cancel()
-            if self._running:
-                await asyncio.wait(self._running)
         finally:
             for task in (*waited, *self._running):
                 task.cancel()
@@ -62,12 +60,11 @@ class ItemConsumer(Generic[M]):
                 task = asyncio.create_task(self._one(delivery, raw))
                 self._running.add(task)
                 task.add_done_callback(self._ended)
+                task.add_done_callback(partial(self.intake.ended, delivery))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._slots.release()
         self._running.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("consumer.lost-an-item", queue=self.intake.queue, exc_info=error)
 
     async def _one(self, delivery: Delivery, raw: bytes) -> None:
         item = await self.intake.decoded(delivery, raw)
@@ -75,7 +72,9 @@ class ItemConsumer(Generic[M]):
             return
         try:
             await self._handle(item.message)
-        except Exception as error:  # noqa: BLE001 - a bug must never leave a delivery unsettled
+        except (Exception, asyncio.CancelledError) as error:
+            if is_being_cancelled():
+                raise
             await self.intake.failed(item, error)
         else:
             await self.intake.done(item)
@@ -93,7 +92,7 @@ class BatchConsumer(Generic[M]):
         handle: Callable[[Sequence[M]], Awaitable[None]],
         *,
         items_max: int = 500,
-        linger_s: float = 0.02,
+        linger_s: float = 0.005,
     ) -> None:
         self.name = f"consumer of {intake.queue}"
         self.intake = intake
@@ -154,7 +153,9 @@ class BatchConsumer(Generic[M]):
             await self._handle([item.message for item in items])
         except Fatal:
             raise  # no item is at fault: parking them all would not help
-        except Exception as error:  # noqa: BLE001 - a bug must never leave a delivery unsettled
+        except (Exception, asyncio.CancelledError) as error:
+            if is_being_cancelled():
+                raise
             if len(items) == 1:
                 await self.intake.failed(items[0], error)
                 return

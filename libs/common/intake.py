@@ -12,16 +12,15 @@ redelivered by the broker. `consumer.py` decides how many items are handled at a
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
-from aiormq.exceptions import AMQPError, ChannelInvalidStateError
 from prometheus_client import Counter, Gauge
 
-from libs.common.connection import watch
+from libs.common.connection import LINK_ERRORS, is_being_cancelled, link_may_be_gone, watch
 from libs.common.metrics import REGISTRY
 from libs.common.publisher import Publisher
 from libs.common.topology import PARKED, REPUBLISH
@@ -35,6 +34,7 @@ CRASH_PAUSE_S = 0.5
 UNPACK_AT_REDELIVERIES = 2
 # A consumer that has just connected may hold a message that kills it: begin small, so that few neighbours count too.
 FIRST_PREFETCH = 8
+CANCEL_TIMEOUT_S = 5.0
 # The broker closes a channel that holds a delivery for 30 minutes and counts all of it; be first, and once.
 HOLD_MAX_S = 600.0
 # What msgspec raises for bytes it cannot read: bad JSON or types, bad UTF-8 in a string, brackets nested too deep.
@@ -59,7 +59,7 @@ class Poison(Exception):
 class Delivery:
     """One AMQP message in hand, and how many of its items are still open."""
 
-    __slots__ = ("_ack", "is_abandoned", "message", "open_items", "raws", "taken_at")
+    __slots__ = ("_ack", "is_abandoned", "is_left", "message", "open_items", "raws", "taken_at")
 
     def __init__(self, message: AbstractIncomingMessage, ack: Callable[["Delivery"], Awaitable[None]]) -> None:
         self.message = message
@@ -67,6 +67,7 @@ class Delivery:
         self.open_items = 0
         self.taken_at = time.monotonic()
         self.is_abandoned = False  # its channel is gone: what has not begun comes again
+        self.is_left = False  # nobody will settle it: it comes again when its channel closes
         self._ack = ack
 
     @property
@@ -128,6 +129,7 @@ class Intake(Generic[M]):
         self._channel: AbstractChannel | None = None
         self._source: AbstractQueue | None = None
         self._tag: str | None = None
+        self._subscribing = asyncio.Lock()
         self._settled_since_open = 0
         self._widening: asyncio.Task[None] | None = None
         self._aside: set[asyncio.Task[None]] = set()
@@ -143,12 +145,12 @@ class Intake(Generic[M]):
         watch(channel, lost)
         underlay = await channel.get_underlay_channel()
         underlay.on_consumer_cancel_callbacks.add(lambda _frame: lost.set())  # its queue was deleted
-        self._channel = channel
         self._source = await channel.get_queue(self.queue, ensure=False)
+        self._channel, self._tag = channel, None
         self._settled_since_open = 0
         if self._held_too_long:
             self._widening = asyncio.create_task(self._consume_when_empty())
-        elif not self._stopped:
+        else:
             await self._consume(min(FIRST_PREFETCH, self._prefetch))
 
     def closed(self) -> None:
@@ -158,17 +160,16 @@ class Intake(Generic[M]):
         self._channel = self._source = self._tag = None
         for delivery in self._held:
             delivery.is_abandoned = True
-        while not self._arrived.empty():
-            self.drop(self._arrived.get_nowait())
+        for delivery in [delivery for delivery in self._held if delivery.is_left]:
+            self.drop(delivery)
+        self._forget_arrived()
 
     async def stop(self) -> None:
         """Take nothing new; what has arrived but not begun stays unsettled, for another consumer."""
         self._stopped = True
-        if self._source is not None and self._tag is not None:
-            with suppress(AMQPError, ChannelInvalidStateError, OSError, TimeoutError, RuntimeError):
-                await self._source.cancel(self._tag, timeout=2)
-        while not self._arrived.empty():
-            self.drop(self._arrived.get_nowait())
+        with link_may_be_gone():
+            await self._consume(0)
+        self._forget_arrived()
 
     async def watch_age(self) -> None:
         """Close the channel once when a delivery has been held for `HOLD_MAX_S`; consume again when all is settled."""
@@ -180,30 +181,40 @@ class Intake(Generic[M]):
             log.error("consumer.held-too-long", queue=self.queue, messages=len(self._held), limit_s=HOLD_MAX_S)
             self._held_too_long = True
             if self._channel is not None:
-                await self._channel.close()
+                with link_may_be_gone():
+                    await self._channel.close()
 
     async def _consume_when_empty(self) -> None:
         await self._emptied.wait()
         self._held_too_long = False
-        await self._consume(min(FIRST_PREFETCH, self._prefetch))
-
-    async def _consume(self, prefetch: int) -> None:
-        assert self._channel is not None
-        assert self._source is not None
-        await self._channel.set_qos(prefetch_count=prefetch)
-        self._tag = await self._source.consume(self._receive)
+        with link_may_be_gone():
+            await self._consume(min(FIRST_PREFETCH, self._prefetch))
 
     async def _widen(self) -> None:
-        """The broker applies a prefetch to new consumers only: leave, and come back with the full one."""
-        if self._source is None or self._tag is None or self._stopped:
-            return
-        with suppress(AMQPError, ChannelInvalidStateError, OSError, TimeoutError, RuntimeError):
-            await self._source.cancel(self._tag)
+        with link_may_be_gone():
             await self._consume(self._prefetch)
+
+    async def _consume(self, prefetch: int) -> None:
+        """Subscribe, in place of the subscription there was: the broker applies a prefetch to new ones only.
+
+        When stopped, subscribe no more. One change at a time, so that `stop` misses none that is being made.
+        """
+        async with self._subscribing:
+            channel, source, tag = self._channel, self._source, self._tag
+            if channel is None or source is None:
+                return
+            if tag is not None:
+                self._tag = None
+                await source.cancel(tag, timeout=CANCEL_TIMEOUT_S)
+            if not self._stopped:
+                await channel.set_qos(prefetch_count=prefetch)
+                self._tag = await source.consume(self._receive)
 
     # --- a message's way
 
     async def _receive(self, message: AbstractIncomingMessage) -> None:
+        if self._stopped or self._channel is None:
+            return  # a straggler: it comes again
         delivery = Delivery(message, self._ack)
         self._held.add(delivery)
         self._emptied.clear()
@@ -218,16 +229,20 @@ class Intake(Generic[M]):
                 delivery.raws = self._split(delivery.message)
             except UNREADABLE as error:
                 delivery.open_items = 1
-                self._do_aside(self._park(delivery, delivery.message.body, f"not a JSON array: {error}"))
+                self._do_aside(delivery, self._park(delivery, delivery.message.body, f"not a JSON array: {error}"))
                 continue
             delivery.open_items = len(delivery.raws)
             if not delivery.raws:
-                await self._ack(delivery)
-            elif len(delivery.raws) > 1 and delivery.redeliveries >= UNPACK_AT_REDELIVERIES:
+                self._do_aside(delivery, self._ack(delivery))
+            elif self._is_suspect(delivery):
                 log.warning("message.unpacked", queue=self.queue, items=len(delivery.raws))
-                self._do_aside(self._unpack(delivery))
+                self._do_aside(delivery, self._unpack(delivery))
             else:
                 return delivery
+
+    def _is_suspect(self, delivery: Delivery) -> bool:
+        is_packed = len(delivery.raws) > 1 and self.queue in REPUBLISH
+        return is_packed and delivery.redeliveries >= UNPACK_AT_REDELIVERIES
 
     async def decoded(self, delivery: Delivery, raw: bytes) -> Item[M] | None:
         """None when it was undecodable, and parked."""
@@ -241,7 +256,7 @@ class Intake(Generic[M]):
         ITEMS.labels(self.queue, "done").inc()
         await item.delivery.settle()
 
-    async def failed(self, item: Item[M], error: Exception) -> None:
+    async def failed(self, item: Item[M], error: BaseException) -> None:
         """The handler raised: give the item another try, alone, or park it."""
         crashes = item.delivery.crashes + 1
         if isinstance(error, Poison):
@@ -251,16 +266,25 @@ class Intake(Generic[M]):
         else:
             log.error("handler.crashed", queue=self.queue, crashes=crashes, exc_info=error)
             if self.queue not in REPUBLISH:
-                return
+                return self.leave(item.delivery)
             await asyncio.sleep(CRASH_PAUSE_S)
             await self._publisher.insist(REPUBLISH[self.queue], item.raw, {CRASHES_HEADER: crashes})
             ITEMS.labels(self.queue, "crashed").inc()
             await item.delivery.settle()
 
-    def _do_aside(self, work: Coroutine[Any, Any, None]) -> None:
+    def _do_aside(self, delivery: Delivery, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._aside.add(task)
         task.add_done_callback(self._aside.discard)
+        task.add_done_callback(partial(self.ended, delivery))
+
+    def ended(self, delivery: Delivery, task: asyncio.Task[None]) -> None:
+        """The task that was to settle an item of `delivery` has ended, well or not."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("consumer.lost-an-item", queue=self.queue, exc_info=error)
+        if task.cancelled() or error is not None:
+            self.leave(delivery)
 
     async def _unpack(self, delivery: Delivery) -> None:
         for raw in delivery.raws:
@@ -277,12 +301,25 @@ class Intake(Generic[M]):
     async def _ack(self, delivery: Delivery) -> None:
         try:
             await delivery.message.ack()
-        except (AMQPError, ChannelInvalidStateError, OSError, RuntimeError):
+        except (*LINK_ERRORS, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+                raise
             STALE.labels(self.queue).inc()  # it will come again; handlers absorb that
+        else:
+            self._settled_since_open += 1
+            if self._settled_since_open == FIRST_PREFETCH < self._prefetch:
+                self._widening = asyncio.create_task(self._widen())
         self.drop(delivery)
-        self._settled_since_open += 1
-        if self._settled_since_open == FIRST_PREFETCH < self._prefetch:
-            self._widening = asyncio.create_task(self._widen())
+
+    def leave(self, delivery: Delivery) -> None:
+        """Nobody will settle it; it comes again when its channel closes, `watch_age` sees to that."""
+        delivery.is_left = True
+        if delivery.is_abandoned:
+            self.drop(delivery)
+
+    def _forget_arrived(self) -> None:
+        while not self._arrived.empty():
+            self.drop(self._arrived.get_nowait())
 
     def drop(self, delivery: Delivery) -> None:
         """It is settled, or comes again by redelivery."""

@@ -7,23 +7,25 @@ A publish that failed or timed out is unknown, not no: its caller repeats it wit
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from uuid import uuid4
 
 import structlog
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aiormq.exceptions import AMQPError, ChannelInvalidStateError, DeliveryError, PublishError
+from aiormq.exceptions import DeliveryError, PublishError
 from prometheus_client import Counter, Histogram
 
 from libs.common.coalescing import Coalescer
-from libs.common.connection import watch
+from libs.common.connection import LINK_ERRORS, is_being_cancelled, watch
 from libs.common.lifecycle import Backoff
 from libs.common.metrics import REGISTRY
 from libs.common.topology import Route
 
 PUBLISH_TIMEOUT_S = 5.0
 PING_TIMEOUT_S = 0.5
+LOOK_AGAIN_S = 1.0
 # A confirm with `multiple` costs the library time in proportion to what is outstanding on the channel.
 MESSAGES_IN_FLIGHT_MAX = 1_000
 
@@ -86,12 +88,15 @@ class Publisher:
         """Wait until there is a connection that the broker has not blocked (memory or disk alarm)."""
         while True:
             await self._opened.wait()
-            if self._channel is not None:
-                underlay = await self._channel.get_underlay_channel()
-                await underlay.connection.ready()
-                if self._opened.is_set():
+            channel = self._channel
+            assert channel is not None
+            underlay = await channel.get_underlay_channel()
+            # A connection that dies blocked is never unblocked: look now and then whether it is still ours.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_AGAIN_S):
+                    await underlay.connection.ready()
+                if self._channel is channel:
                     return
-            await asyncio.sleep(0)
 
     async def ping(self) -> None:
         """Raises: ConnectionError while a publish would wait."""
@@ -142,11 +147,12 @@ class Publisher:
         return [None] * len(items)
 
     async def _confirm(self, route: Route, body: bytes, items: int, headers: Mapping[str, str | int]) -> None:
-        outcome = "confirmed"
+        outcome = NotPublished.outcome
         started = time.monotonic()
         try:
             async with self._window:
                 await self._send(route, body, headers)
+            outcome = "confirmed"
         except NotPublished as error:
             outcome = error.outcome
             raise
@@ -172,9 +178,8 @@ class Publisher:
             exchange = await channel.get_exchange(route.exchange, ensure=False)
             await exchange.publish(message, route.key, mandatory=True, timeout=PUBLISH_TIMEOUT_S)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise  # somebody really is cancelling this publish
+            if is_being_cancelled():
+                raise
             raise PublishUnknown("the link to RabbitMQ died half-open") from None
         except PublishError as error:
             raise Unroutable(f"no queue for {route.exchange} '{route.key}'") from error
@@ -182,5 +187,5 @@ class Publisher:
             raise Refused(f"RabbitMQ refused a message for {route.exchange} '{route.key}': a queue is full") from error
         except TimeoutError as error:
             raise PublishUnknown(f"no confirm from RabbitMQ within {PUBLISH_TIMEOUT_S:g} s") from error
-        except (AMQPError, ChannelInvalidStateError, OSError, RuntimeError) as error:
+        except LINK_ERRORS as error:
             raise PublishUnknown(f"the link to RabbitMQ died: {error!r}") from error

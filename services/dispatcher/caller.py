@@ -47,8 +47,9 @@ def request_of(task: Task, call: Call, attempts_max: int, now: datetime) -> Requ
     ]
     if call.traceparent:
         ours.append(("traceparent", call.traceparent))
-    theirs = {name.lower() for name, _value in call.headers}
-    return Request(call, (*call.headers, *(pair for pair in ours if pair[0].lower() not in theirs)))
+    spelling: dict[str, str] = {}  # aiohttp drops the first of two headers whose names differ in case alone
+    theirs = [(spelling.setdefault(name.lower(), name), value) for name, value in call.headers]
+    return Request(call, (*theirs, *(pair for pair in ours if pair[0].lower() not in spelling)))
 
 
 class AiohttpCaller:

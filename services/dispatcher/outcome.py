@@ -1,11 +1,13 @@
-"""What an answer means. Pure: an answer in, an outcome out; it knows no ladder and no clock.
+"""What an answer means.
 
-2xx, and `expect` holds                            succeeded
-408 425 429 5xx, network error, timeout,
-  `expect` not met, 3xx (never followed)           retry
-410; 4xx with `Carillon-No-Retry: true`;
-  an address that the policy refuses               failed
-any other 4xx (the receiver may be mid-deploy)     retry
+    2xx, and `expect` holds                            succeeded
+    408 425 429 5xx, network error, timeout,
+      `expect` not met, 3xx (never followed)           retry
+    410; 4xx with `Carillon-No-Retry: true`;
+      an address that the policy refuses               failed
+    any other 4xx (the receiver may be mid-deploy)     retry
+
+Pure: an answer in, an outcome out; it knows no ladder and no clock.
 """
 
 from collections.abc import Mapping

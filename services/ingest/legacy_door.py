@@ -77,7 +77,7 @@ class LegacyDoor:
         )
         task = create(self._new_task(form, now), sender)
         await self._publisher.publish(CREATE, encode(CreateTask(task=task)))
-        log.info("task.created", task_id=str(task.id), due_at=task.due_at.isoformat(), door="legacy")
+        log.info("task.created", task_id=str(task.id), due_at=format_utc(task.due_at), door="legacy")
         return str(task.id)
 
     def _new_task(self, form: Mapping[str, str], now: datetime) -> NewTask:

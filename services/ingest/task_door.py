@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import re
+from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
@@ -10,22 +11,20 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from libs.common.clock import Clock
+from libs.common.clock import Clock, format_utc
 from libs.common.contracts import CreateTask, encode
 from libs.common.ids import derived_id, new_id
-from libs.common.postgres import PostgresAway
 from libs.common.topology import CREATE, Route
 from services.ingest.auth import Keys
 from services.ingest.creation import Sender, create, this_millisecond
 from services.ingest.problems import Problem, not_found, unsupported_media_type
+from services.ingest.replays import Replays
 from services.ingest.requests import read_task
 from services.ingest.stored import StoredAttempt, StoredTask, just_created
 from services.ingest.view import attempt_views, task_view
 
 # A task is projected milliseconds after its 201; a reader who is faster than that waits.
 MISS_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.6, 0.65)
-# The look-up of an Idempotency-Key is a courtesy: without it the scheduler still keeps one task per id.
-REPLAY_LOOKUP_S = 1.0
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -53,6 +52,7 @@ class TaskDoor:
         self._keys = keys
         self._publisher = publisher
         self._history = history
+        self._replays = Replays(history)
         self._clock = clock
 
     def routes(self) -> list[web.RouteDef]:
@@ -76,11 +76,11 @@ class TaskDoor:
             traceparent=traceparent(request),
         )
         task = create(new, sender)
-        if key and (earlier := await self._earlier(project, task.id)) is not None:
-            return self._replay(earlier, task.fingerprint)
+        if key and (earlier := await self._replays.earlier(project, task.id)) is not None:
+            return _replay(earlier, task.fingerprint, self._clock.now())
         await self._publisher.publish(CREATE, encode(CreateTask(task=task)))
-        log.info("task.created", task_id=str(task.id), due_at=task.due_at.isoformat())
-        return self._created(just_created(task), {})
+        log.info("task.created", task_id=str(task.id), due_at=format_utc(task.due_at))
+        return _created(just_created(task), task.created_at, {})
 
     async def show(self, request: web.Request) -> web.Response:
         project = self._keys.project_of(request.headers.get("Authorization"))
@@ -92,28 +92,6 @@ class TaskDoor:
         task = await self._found(project, request.match_info["id"])
         views = attempt_views(task, await self._history.attempts(task.id))
         return _json({"data": views, "next_cursor": None})
-
-    async def _earlier(self, project: str, id_: UUID) -> StoredTask | None:
-        try:
-            async with asyncio.timeout(REPLAY_LOOKUP_S):
-                return await self._history.task(project, id_)
-        except (PostgresAway, TimeoutError) as error:
-            log.warning("replay.not-looked-up", task_id=str(id_), reason=str(error) or "no answer in time")
-            return None
-
-    def _replay(self, earlier: StoredTask, fingerprint: str) -> web.Response:
-        if earlier.fingerprint != fingerprint:
-            raise Problem(
-                422,
-                "idempotency_key_reused",
-                f"This Idempotency-Key belongs to the task {earlier.id}, which was made from another body. Send the"
-                " same body to get it again, or a new key for a new task.",
-            )
-        return self._created(earlier, {"Idempotency-Replayed": "true"})
-
-    def _created(self, task: StoredTask, headers: dict[str, str]) -> web.Response:
-        headers["Location"] = f"/v1/tasks/{task.id}"
-        return _json(task_view(task, self._clock.now()), status=201, headers=headers)
 
     async def _found(self, project: str, text: str) -> StoredTask:
         id_ = _uuid(text)
@@ -139,6 +117,22 @@ def traceparent(request: web.Request) -> str | None:
     """The W3C trace context of the caller; a malformed one counts as none, as its specification asks."""
     value = request.headers.get("traceparent", "")
     return value if _TRACEPARENT.fullmatch(value) else None
+
+
+def _replay(earlier: StoredTask, fingerprint: str, now: datetime) -> web.Response:
+    if earlier.fingerprint != fingerprint:
+        raise Problem(
+            422,
+            "idempotency_key_reused",
+            f"This Idempotency-Key belongs to the task {earlier.id}, which was made from another body. Send the"
+            " same body to get it again, or a new key for a new task.",
+        )
+    return _created(earlier, now, {"Idempotency-Replayed": "true"})
+
+
+def _created(task: StoredTask, now: datetime, headers: dict[str, str]) -> web.Response:
+    headers["Location"] = f"/v1/tasks/{task.id}"
+    return _json(task_view(task, now), status=201, headers=headers)
 
 
 async def _json_body(request: web.Request) -> bytes:

@@ -92,9 +92,8 @@ async def test_a_task_past_its_expiry_is_never_called(api: aiohttp.ClientSession
 
 async def test_the_legacy_form_posts_its_parameters(api: aiohttp.ClientSession, receiver: Receiver) -> None:
     plan_time = int(datetime.now(UTC).timestamp()) + 2
-    form = {
-        "notify_url": f"{receiver.url}/legacy", "plan_time": str(plan_time), "method_name": "post", "notify_param": "a=1",
-    }  # fmt: skip
+    form = {"notify_url": f"{receiver.url}/legacy", "plan_time": str(plan_time), "method_name": "post"}
+    form["notify_param"] = "a=1"
     async with api.post("/api/task/save", data=form) as response:
         assert response.status == 200
         assert (await response.json())["code"] == "ok"

@@ -26,6 +26,7 @@ async def test_a_task_is_answered_with_201_only_after_the_confirm(client: Client
     assert response.status == 201
     assert response.headers["Location"] == f"/v1/tasks/{body['id']}"
     assert str(broker.created.task.id) == body["id"]
+    assert body["status"] == "scheduled"
     assert broker.published[0][0] == CREATE
 
 

@@ -76,7 +76,8 @@ async def test_a_full_queue_refuses(amqp_url: str, amqp: AbstractConnection) -> 
         with pytest.raises(Refused, match="a queue is full"):
             for _ in range(50):  # a quorum queue overshoots by what was under way
                 await made.publish(route, b"1")
-        await take(amqp, "test.small")
+        while await ready(amqp, "test.small"):
+            await take(amqp, "test.small")
         await until("room after the take", lambda: accepted(made, route))
 
 
@@ -144,7 +145,10 @@ async def test_a_publish_on_a_half_open_link_is_unknown_and_the_next_link_takes_
 
 
 @pytest.mark.parametrize("way", ["packed", "alone"])
-async def test_a_caller_that_is_cancelled_stays_cancelled(amqp_url: str, way: str) -> None:
+async def test_a_caller_that_is_cancelled_stays_cancelled(
+    amqp_url: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "CLOSE_TIMEOUT_S", 0.1)  # of a link that is frozen to the end
     async with Proxy(amqp_url) as proxy, publishing(proxy.url) as made:
         proxy.freeze()
         publish = made.publish(CREATE, b"1") if way == "packed" else made.publish_alone(CREATE, b"1", {})

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def request_(tmp_path: Path) -> Iterator[stack.Request]:
 def test_servers_killed_at_once_come_back_with_their_data(request_: stack.Request) -> None:
     urls = up(request_)
     asyncio.run(write(urls))
+    wait_until_registered(request_.layout, "kept")
     before = {name: read_pid(request_.layout.pid_file(name)) for name in SERVERS}
     for pid in before.values():
         os.kill(pid or 0, signal.SIGKILL)
@@ -46,6 +48,15 @@ def up(request: stack.Request) -> dict[str, str]:
         if os.environ.get("CI") == "true" or "RabbitMQ" not in str(error):
             raise
         pytest.skip(f"no broker to test with: {error}")
+
+
+def wait_until_registered(layout: Layout, queue: str) -> None:
+    """RabbitMQ writes the name of a new quorum queue down about a second late: killed before, the queue is lost."""
+    registers = layout.data("rabbitmq").glob("nodes/*/quorum/*/names.dets")
+    register, deadline = next(registers), time.monotonic() + 10
+    while f"%2F_{queue}".encode() not in register.read_bytes():
+        assert time.monotonic() < deadline, f"waited 10 s for {queue} in {register}"
+        time.sleep(0.05)
 
 
 async def write(urls: dict[str, str]) -> None:

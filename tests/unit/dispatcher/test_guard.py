@@ -33,8 +33,7 @@ ALLOWED = """
 def is_refused(address: str, *allow_networks: str) -> bool:
     try:
         refuse_blocked(policy_of(allow_networks), address)
-    except BlockedAddress as error:
-        assert address in str(error)
+    except BlockedAddress:
         return True
     return False
 
@@ -84,12 +83,15 @@ def test_a_socket_is_made_for_an_allowed_address_only() -> None:
     with pytest.raises(BlockedAddress) as refused:
         make((socket.AF_INET6, socket.SOCK_STREAM, 0, "", ("::1", 80, 0, 0)))
     assert refused.value.errno == BLOCKED_ERRNO
+    assert str(refused.value) == "::1 is not a public address: ::1/128 is Loopback Address (RFC4291)"
 
 
 @pytest.mark.parametrize("text", ["10.1.2.3/16", "10.0.0.0/33", "localhost", "64:ff9b::/96", "::ffff:0:0/96"])
 def test_what_is_no_network_or_would_open_all_stops_the_start_by_name(text: str) -> None:
     environ = {
-        "CARILLON_AMQP_URL": "amqp://localhost", "CARILLON_REDIS_URL": "redis://localhost", "CARILLON_ALLOW_NETWORKS": text
-    }  # fmt: skip
+        "CARILLON_AMQP_URL": "amqp://localhost",
+        "CARILLON_REDIS_URL": "redis://localhost",
+        "CARILLON_ALLOW_NETWORKS": text,
+    }
     with pytest.raises(SettingsError, match=f"CARILLON_ALLOW_NETWORKS: '{text}'"):
         load(DispatcherSettings, environ)

@@ -130,7 +130,7 @@ def test_the_ancestors_rule_is_200_and_success_true(body: bytes) -> None:
     "body",
     [
         b"", b"ok", b'{"success": "true"}', b'{"success": 1}', b'{"success": false}', b'{"Success": true}', b"[true]",
-        b'{"success": true', b'{"success": true, "name": "caf\xe9"}', b"[" * 60_000, b'{"a":' * 20_000, b"\xff\xfe", b"null",
+        b'{"success": true', b'{"success": true, "name": "caf\xe9"}', b"[" * 60_000, b'{"a":' * 20_000, b"\xff\xfe",
     ],
 )  # fmt: skip
 def test_a_body_that_does_not_say_success_is_retried_whatever_it_is(body: bytes) -> None:

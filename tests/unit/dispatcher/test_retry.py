@@ -125,8 +125,10 @@ def test_no_retry_is_planned_for_before_its_time_nor_in_fractions_of_a_ms(micros
         ("7", 7), (" 7 ", 7), ("007", 7), ("0", 0), ("86400", 86_400), ("86401", 86_400), ("9" * 400, 86_400),
         ("Mon, 01 Mar 2027 09:00:20 GMT", 20), ("Monday, 01-Mar-27 09:00:20 GMT", 20), ("Mon Mar  1 09:00:20 2027", 20),
         ("Mon, 01 Mar 2027 10:00:20 +0100", 20), ("Mon, 01 Mar 2027 09:00:20 -0000", 20),
-        ("Mon, 01 Mar 2027 08:59:00 GMT", 0), ("Thu, 01 Jan 1970 00:00:00 GMT", 0), ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400),
-        ("", 0), ("-5", 0), ("5.5", 0), ("+7", 0), ("1e3", 0), ("soon", 0), ("\u0663", 0), ("²", 0), ("0x10", 0), ("5, 6", 0),
+        ("Mon, 01 Mar 2027 08:59:00 GMT", 0), ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400),
+        ("", 0), ("-5", 0), ("5.5", 0), ("+7", 0), ("1e3", 0), ("soon", 0), ("\u0663", 0), ("²", 0), ("0x10", 0),
+        ("5, 6", 0),
         ("2027-03-01T09:00:20Z", 0), ("nan", 0), ("inf", 0), ("Mon, 32 Mar 2027 09:00:20 GMT", 0), ("\ufffd", 0),
         ("Mon, 01 Mar 2027 09:00:20 +99999999999999999999", 0), ("01 Mar 99999999999999999999 09:00:20 GMT", 0),
         ("Mon, 01 Mar 0001 00:00:00 +2359", 0),
@@ -195,7 +197,7 @@ def test_an_event_keeps_a_bounded_part_of_the_headers() -> None:
 @pytest.mark.parametrize("answer", [an_answer(200), an_answer(503), an_answer(410, b"\x00\xff")])
 def test_a_verdict_survives_the_way_through_redis(answer: Answer) -> None:
     verdict = decided(answer)
-    assert msgspec.json.decode(msgspec.json.encode(verdict), type=Verdict) == verdict  # type: ignore[arg-type]
+    assert msgspec.json.decode(msgspec.json.encode(verdict), type=Verdict) == verdict
 
 
 def test_without_rungs_nothing_is_on_one() -> None:

@@ -1,0 +1,97 @@
+"""`make chaos`: kill -9 everything under load and count what was lost.
+
+    python -m tests.chaos.kill [--tasks 2000] [--over 120] [--kills 3] [--seed N] [--replicas 2]
+
+A stack of its own, two of every service. While a client schedules tasks, every service process and every server dies
+`--kills` times by SIGKILL. Exit status 0 only if nothing was lost, nothing came early, every history is complete and
+everything was really killed. The same seed asks for the same tasks and the same deaths; the rest is the machine's.
+"""
+
+import argparse
+import asyncio
+import random
+import secrets
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from deploy.local.errors import StackError
+from deploy.local.private import PrivateStack, private_stack
+from tests.chaos import aftermath, killer
+from tests.chaos.checker import Accepted, check, is_kept, unfinished
+from tests.chaos.client import Client, session
+from tests.chaos.load import notice_times_s, orders
+from tests.chaos.report import Report, text
+from tests.chaos.sink import Sink
+
+FOLDER = Path(".local") / "chaos"
+SETTINGS = {"CARILLON_RETRY_SCHEDULE_S": "1,2,5", "CARILLON_DIGEST_CRON": "*/5 * * * * *"}
+QUIET_S = 180.0
+"""So long without a call, and what is missing counts as lost."""
+ACCEPT_WITHIN_S = 120.0
+"""After the last request was due to be sent."""
+TELL_EVERY_S = 10.0
+
+
+def main() -> int:
+    options = _parser().parse_args()
+    seed = secrets.randbelow(2**32) if options.seed is None else options.seed
+    say(f"seed {seed}: {options.tasks} tasks over {options.over:g} s, everything killed {options.kills} times")
+    try:
+        with private_stack(
+            FOLDER, port_offset=options.port_offset, replicas=options.replicas, settings=SETTINGS
+        ) as stack:
+            report = asyncio.run(run(stack, options, seed))
+            summary = FOLDER / "summary.json"
+            summary.write_bytes(msgspec.json.format(msgspec.json.encode(report.as_json()), indent=1))
+            say(text(report) + f"\n  summary     {summary}")
+    except StackError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        say(f"interrupted; the stack is down (seed {seed})")
+        return 130
+    return 1 if report.faults else 0
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+async def run(stack: PrivateStack, options: argparse.Namespace, seed: int) -> Report:
+    dice, began, sink = random.Random(seed), time.monotonic(), Sink()
+    wanted = orders(options.tasks, options.over, dice)
+    async with sink.listening() as sink_url, session(stack.api_key) as http:
+        client = Client(http, stack.api_urls(), run=f"{seed}")
+        reaper = killer.Killer(stack, say)
+        deaths = killer.plan(reaper.victims, options.kills, options.over, dice)
+        killing = asyncio.create_task(reaper.run(deaths))
+        asking = [client.schedule(order, sink_url) for order in wanted]
+        asking += [client.notify(at_s, number) for number, at_s in enumerate(notice_times_s(options.over))]
+        await _ask(asking, options.over + ACCEPT_WITHIN_S)
+        not_back = await killing
+        await _calls_made(client.accepted, sink, last_due_s=options.over, began=began)
+        states = await aftermath.histories(http, stack.api_urls(), client.accepted)
+        failed = sum(task.should_end == "failed" for task in client.accepted)
+        return Report(
+            seed=seed,
+            wanted=options.tasks,
+            kills_wanted=options.kills,
+            wall_s=time.monotonic() - began,
+            verdict=check(client.accepted, [call for calls in sink.calls.values() for call in calls]),
+            states=states,
+            unfinished=unfinished(client.accepted, states),
+            answers=client.answers,
+            kills=tuple(reaper.kills),
+            kills_by_victim={victim: reaper.count()[victim] for victim in reaper.victims},
+            not_back=tuple(not_back),
+            failed=failed,
+            mails=await aftermath.mails(stack.layout.mail, client.notices, failed),
+            notices=len(notice_times_s(options.over)),
+            parked=tuple(await aftermath.parked(stack.variables["CARILLON_POSTGRES_URL"])),
+        )
+
+
+async def _ask(asking: list, within_s: float) -> None: ...

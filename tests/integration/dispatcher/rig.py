@@ -1,0 +1,309 @@
+"""Receivers that answer well or badly, callers towards them, and a dispatcher without its process."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+from aio_pika.abc import AbstractConnection
+from aiohttp import web
+
+from libs.common import topology
+from libs.common.clock import SystemClock
+from libs.common.connection import Link
+from libs.common.consumer import ItemConsumer
+from libs.common.contracts import Call, Task, TaskDue, encode
+from libs.common.intake import Intake, decoder
+from libs.common.publisher import Publisher
+from libs.common.redis import redis_client
+from services.dispatcher.caller import AiohttpCaller, Caller, Request
+from services.dispatcher.delivery import Delivery
+from services.dispatcher.guard import guarded_socket_factory
+from services.dispatcher.marks import Marks
+from services.dispatcher.outcome import Answer
+from services.dispatcher.outlet import Outlet
+from services.dispatcher.retry import Ladder
+from tests.conftest import RETRY_SCHEDULE_S
+from tests.unit.dispatcher.samples import an_answer, due
+
+T = TypeVar("T")
+LOOPBACK = ("127.0.0.0/8",)
+
+
+async def until(
+    what: str, is_so: Callable[[], bool | Awaitable[bool]], within_s: float = 10, look_every_s: float = 0.01
+) -> None:
+    """Wait for a predicate, or say what was waited for."""
+    deadline = asyncio.get_running_loop().time() + within_s
+    while True:
+        so = is_so()
+        if so if isinstance(so, bool) else await so:
+            return
+        assert asyncio.get_running_loop().time() < deadline, f"waited {within_s} s for {what}"
+        await asyncio.sleep(look_every_s)
+
+
+# --- receivers
+
+
+class Received(NamedTuple):
+    method: str
+    target: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    peer: Any
+    """The caller's address and port: the same one for the same connection."""
+
+    def header(self, name: str) -> str | None:
+        return next((value for key, value in self.headers if key.lower() == name.lower()), None)
+
+
+@dataclass
+class Receiver:
+    """A well-behaved server; `answer` says what it says, `requests` what it was asked."""
+
+    answer: Callable[[Received], Awaitable[web.StreamResponse]]
+    port: int = 0
+    requests: list[Received] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        headers = tuple((name.decode(), value.decode("latin-1")) for name, value in request.raw_headers)
+        peer = request.transport.get_extra_info("peername") if request.transport else None
+        received = Received(request.method, request.raw_path, headers, await request.read(), peer)
+        self.requests.append(received)
+        return await self.answer(received)
+
+    async def got(self, count: int, within_s: float = 10) -> None:
+        def is_so() -> bool:
+            return len(self.requests) >= count
+
+        await until(f"{count} requests", is_so, within_s)
+        assert len(self.requests) == count
+
+
+async def _ok(_received: Received) -> web.StreamResponse:
+    return web.Response(text="ok")
+
+
+@asynccontextmanager
+async def receiver(
+    answer: Callable[[Received], Awaitable[web.StreamResponse]] = _ok, ssl_context: Any = None
+) -> AsyncIterator[Receiver]:
+    made = Receiver(answer)
+    runner = web.ServerRunner(web.Server(made._handle), shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=ssl_context)
+    await site.start()
+    made.port = runner.addresses[0][1]
+    yield made
+    await runner.cleanup()
+
+
+@dataclass
+class Listener:
+    """A raw one: it may break every rule. `connections` counts who came."""
+
+    port: int
+    connections: int = 0
+    bytes_sent: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+
+@asynccontextmanager
+async def listener(
+    serve: Callable[[Listener, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], host: str = "127.0.0.1"
+) -> AsyncIterator[Listener]:
+    serving: set[asyncio.Task[Any]] = set()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        made.connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        serving.add(task)
+        try:
+            await serve(made, reader, writer)
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the caller hung up, or the test is over
+        finally:
+            serving.discard(task)
+            writer.close()
+
+    server = await asyncio.start_server(connected, host, 0)
+    made = Listener(server.sockets[0].getsockname()[1])
+    yield made
+    server.close()
+    for task in serving:
+        task.cancel()
+    if serving:
+        await asyncio.wait(serving)
+
+
+def saying(*parts: bytes, then: Callable[[asyncio.StreamWriter], None] | None = None) -> Any:
+    """Read a request's head, write `parts`, then do as told or close."""
+
+    async def serve(made: Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        for part in parts:
+            writer.write(part)
+            made.bytes_sent += len(part)
+            await writer.drain()
+        if then is not None:
+            then(writer)
+
+    return serve
+
+
+# --- callers
+
+
+@asynccontextmanager
+async def a_caller(*allow_networks: str) -> AsyncIterator[AiohttpCaller]:
+    caller = AiohttpCaller(guarded_socket_factory(allow_networks), SystemClock())
+    yield caller
+    await caller.close()
+
+
+async def call(url: str, *headers: tuple[str, str], networks: Sequence[str] = LOOPBACK, **different: Any) -> Answer:
+    """One call by a caller of its own."""
+    async with a_caller(*networks) as caller:
+        return await caller.call(Request(Call(**{"url": url, "timeout_s": 5.0, **different}), headers))
+
+
+@dataclass
+class FakeCaller:
+    """Answers from a list, the last one for ever; `gate` holds calls until it is set."""
+
+    answers: list[Answer] = field(default_factory=lambda: [an_answer(200)])
+    gate: asyncio.Event | None = None
+    requests: list[Request] = field(default_factory=list)
+    in_flight: int = 0
+    in_flight_max: int = 0
+
+    async def call(self, request: Request) -> Answer:
+        self.requests.append(request)
+        self.in_flight += 1
+        self.in_flight_max = max(self.in_flight_max, self.in_flight)
+        try:
+            if self.gate is not None:
+                await self.gate.wait()
+        finally:
+            self.in_flight -= 1
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        return msgspec.structs.replace(answer, started_at=SystemClock().now())
+
+    async def called(self, count: int, within_s: float = 10) -> None:
+        def is_so() -> bool:
+            return len(self.requests) >= count
+
+        await until(f"{count} calls", is_so, within_s)
+        assert len(self.requests) == count
+
+
+# --- a dispatcher
+
+
+@dataclass
+class Dispatcher:
+    delivery: Delivery
+    publisher: Publisher
+    marks: Marks
+
+    async def due(self, *tasks: Task) -> None:
+        """As the scheduler does: packed, confirmed."""
+        confirmed = await self.publisher.publish_many(topology.DUE, [encode(due(task)) for task in tasks])
+        assert all(confirmed)
+
+
+@asynccontextmanager
+async def dispatcher(
+    amqp_url: str, redis_url: str, caller: Caller, *, replica: str = "one", slots: int = 100, consumes: bool = True
+) -> AsyncIterator[Dispatcher]:
+    """The parts wired as `__main__` does; without `consumes`, a test calls `delivery.handle` itself."""
+    table = topology.topology(RETRY_SCHEDULE_S)
+    publishing = Link(amqp_url, f"{replica} publishes", table)
+    consuming = Link(amqp_url, f"{replica} consumes", table)
+    publisher = Publisher()
+    publishing.join(publisher)
+    redis = redis_client(redis_url)
+    marks = Marks(redis, replica)
+    clock = SystemClock()
+    ladder = Ladder(RETRY_SCHEDULE_S, lambda: 0.5)
+    delivery = Delivery(caller, marks, ladder, Outlet(publisher, clock), publisher, clock, replica)
+    free = asyncio.Semaphore(slots)
+    queues = (topology.DISPATCHER_DUE, topology.DISPATCHER_RETRY_DUE) if consumes else ()
+    intakes = [Intake(queue, decoder(TaskDue), publisher, prefetch=256) for queue in queues]
+    for intake in intakes:
+        consuming.join(intake)
+    async with AsyncExitStack() as opened:
+        opened.push_async_callback(redis.aclose)
+        for link in (publishing, consuming):
+            await opened.enter_async_context(link)
+            await link.up()
+        stopping = asyncio.Event()
+        running = [asyncio.create_task(ItemConsumer(intake, delivery.handle, free).run(stopping)) for intake in intakes]
+        try:
+            yield Dispatcher(delivery, publisher, marks)
+        finally:
+            stopping.set()
+            if running:
+                await asyncio.wait(running, timeout=1)
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+
+# --- the broker's side
+
+
+class Tap:
+    """Takes all items that reach a queue, in order."""
+
+    def __init__(self, connection: AbstractConnection, queue: str) -> None:
+        self._connection = connection
+        self._queue = queue
+        self.items: list[dict[str, Any]] = []
+        self.raws: list[bytes] = []
+        self.headers: list[dict[str, Any]] = []
+
+    async def open(self) -> "Tap":
+        channel = await self._connection.channel()
+        queue = await channel.get_queue(self._queue, ensure=False)
+
+        async def take(message: Any) -> None:
+            self.raws.append(message.body)
+            self.headers.append(dict(message.headers))
+            with suppress(msgspec.DecodeError):
+                self.items += msgspec.json.decode(message.body)
+            await message.ack()
+
+        await queue.consume(take)
+        return self
+
+    async def has(self, count: int, within_s: float = 10) -> list[dict[str, Any]]:
+        def is_so() -> bool:
+            return len(self.items) >= count
+
+        await until(f"{count} items in {self._queue}, {len(self.items)} came: {self.items}", is_so, within_s)
+        assert len(self.items) == count, self.items
+        return self.items
+
+    def of(self, kind: type[T]) -> list[T]:
+        """The items of one contract."""
+        tag = kind.__struct_config__.tag  # type: ignore[attr-defined]
+        return [msgspec.convert(item, kind) for item in self.items if item["type"] == tag]
+
+
+async def depth(connection: AbstractConnection, queue: str) -> int:
+    """Messages ready in the queue."""
+    async with connection.channel() as channel:
+        declared = await channel.declare_queue(queue, passive=True)
+        return declared.declaration_result.message_count or 0
