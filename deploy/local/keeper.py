@@ -110,5 +110,5 @@ def make_room(log: Path) -> None:
 
 def write_pid(path: Path, pid: int) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(str(pid))
+    partial.write_text(f"{pid}\n")
     partial.replace(path)

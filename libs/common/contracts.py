@@ -14,7 +14,7 @@ from uuid import UUID
 
 import msgspec
 
-Outcome = Literal["succeeded", "retry", "failed", "expired"]
+Outcome = Literal["succeeded", "retry", "failed"]
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -112,8 +112,9 @@ class TaskConflict(Message, frozen=True, kw_only=True, tag="TaskConflict.1"):
 
 
 class AttemptFinished(Message, frozen=True, kw_only=True, tag="AttemptFinished.1"):
-    """One HTTP call ended. Durations in ms; `response_body` is what was read of it, at most 8 KiB.
+    """One HTTP call ended, and with "succeeded" or "failed" its task too: nothing will call it in this generation.
 
+    Durations in ms; `response_body` is what was read of it, at most 8 KiB.
     `error` is a class from a closed list (`services/dispatcher/outcome.py`); None when the answer was a success.
     `next_attempt_at` is set exactly when `outcome` is "retry".
     """
@@ -137,14 +138,14 @@ class AttemptFinished(Message, frozen=True, kw_only=True, tag="AttemptFinished.1
 
 
 class TaskFinished(Message, frozen=True, kw_only=True, tag="TaskFinished.1"):
-    """The task ended; nothing will call it again in this generation."""
+    """The task ended without another call; a call that ends a task says so itself (`AttemptFinished`)."""
 
     id: UUID
     project: str
     generation: int
     attempt: int
     hop: int
-    state: Literal["succeeded", "failed", "cancelled", "expired"]
+    state: Literal["cancelled", "expired"]
     finished_at: datetime
     reason: str | None = None
 

@@ -28,17 +28,14 @@ class Outlet:
         """Everything that follows from `verdict`; returns when all of it is confirmed."""
         match verdict:
             case Done(event):
-                await asyncio.gather(self._attempt(event), self._finished(task, "succeeded", _ended_at(event)))
+                await self._attempt(event)
             case Retry(event, not_before, wait_ms):
                 await asyncio.gather(self._attempt(event), self._wait(_next(task), not_before, wait_ms))
-            case Fail(event, reason):
-                await asyncio.gather(
-                    self._attempt(event),
-                    self._finished(task, "failed", _ended_at(event), reason),
-                    self._publisher.insist(topology.FALLBACK_ENTRY, encode(_failed(task, call, event))),
-                )
+            case Fail(event):
+                line = encode(_failed(task, call, event))
+                await asyncio.gather(self._attempt(event), self._publisher.insist(topology.FALLBACK_ENTRY, line))
             case Expire(at):
-                await self._finished(task, "expired", at, "expires_at passed before the call")
+                await self._publisher.insist(topology.TASK_EVENT, encode(_expired(task, at)))
 
     async def wait_for_claim(self, task: Task, due_at: datetime, shortest_ms: int | None) -> None:
         """The same attempt again in a while: a hop, not an attempt."""
@@ -71,27 +68,22 @@ class Outlet:
     async def _attempt(self, event: AttemptFinished) -> None:
         await self._publisher.insist(topology.ATTEMPT_EVENT, encode(event))
 
-    async def _finished(self, task: Task, state: str, at: datetime, reason: str | None = None) -> None:
-        event = TaskFinished(
-            id=task.id,
-            project=task.project,
-            generation=task.generation,
-            attempt=task.attempt,
-            hop=task.hop,
-            state=state,  # type: ignore[arg-type]  # one of our own four words
-            finished_at=at,
-            reason=reason,
-        )
-        await self._publisher.insist(topology.TASK_EVENT, encode(event))
-
-
-def _ended_at(event: AttemptFinished) -> datetime:
-    """Not the time of publishing: a repeated publish has the same content."""
-    return event.started_at + timedelta(milliseconds=event.duration_ms)
-
 
 def _next(task: Task) -> Task:
     return msgspec.structs.replace(task, attempt=task.attempt + 1, hop=task.hop + 1)
+
+
+def _expired(task: Task, at: datetime) -> TaskFinished:
+    return TaskFinished(
+        id=task.id,
+        project=task.project,
+        generation=task.generation,
+        attempt=task.attempt,
+        hop=task.hop,
+        state="expired",
+        finished_at=at,
+        reason="expires_at passed before the call",
+    )
 
 
 def _failed(task: Task, call: Call, event: AttemptFinished) -> FailedTask:
@@ -103,7 +95,7 @@ def _failed(task: Task, call: Call, event: AttemptFinished) -> FailedTask:
         method=call.method,
         url=call.url,
         due_at=task.due_at,
-        failed_at=_ended_at(event),
+        failed_at=event.started_at + timedelta(milliseconds=event.duration_ms),
         attempts=task.attempt,
         status_code=event.status_code,
         error=event.error,

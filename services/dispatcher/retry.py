@@ -38,7 +38,6 @@ class Fail(msgspec.Struct, frozen=True, tag="fail"):
     """No call will follow; a person is told."""
 
     event: AttemptFinished
-    reason: str
 
 
 class Expire(msgspec.Struct, frozen=True, tag="expire"):
@@ -77,9 +76,8 @@ class Ladder:
             return Done(_event(task, answer, outcome, due_at, replica))
         steps = self._steps(call)
         if outcome.kind == "failed" or task.attempt > len(steps):
-            reason = outcome.error or "failed" if outcome.kind == "failed" else "exhausted"
             final = Outcome("failed", outcome.error, outcome.detail)
-            return Fail(_event(task, answer, final, due_at, replica), reason)
+            return Fail(_event(task, answer, final, due_at, replica))
         wait_ms, delay_s = self._wait(steps[task.attempt - 1], call, answer, now)
         not_before = _whole_ms(now + timedelta(seconds=delay_s))
         return Retry(_event(task, answer, outcome, due_at, replica, not_before), not_before, wait_ms)

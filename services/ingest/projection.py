@@ -3,7 +3,8 @@
 A task's history is four registers. Each holds the greatest thing it was ever shown, so any order of the same events,
 with any of them repeated, ends the same; `store.py` merges rows into the table by the same comparisons.
 
-    state     greatest (generation, rank, hop), then moment and reason
+    state     greatest generation; an end before any other; ends by (rank, hop), others by (hop, rank);
+              then moment and reason
     accepted  TaskAccepted: greatest generation, then the earliest created_at
     last      AttemptFinished: greatest (generation, attempt), then the latest start
     first     AttemptFinished: greatest generation, then the smallest attempt, then the earliest start
@@ -13,7 +14,7 @@ Taken for granted: events that agree in what their register compares agree in th
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 from uuid import UUID
 
@@ -124,14 +125,19 @@ def _accepted(history: TaskHistory, task: Task) -> None:
 
 
 def _attempted(batch: Batch, history: TaskHistory, event: AttemptFinished) -> None:
-    if event.outcome == "retry":
-        _raise_state(history, _mark(event, "retrying", event.next_attempt_at or event.started_at, None))
+    _raise_state(history, _mark_of(event))
     batch.attempts.setdefault((event.id, event.generation, event.attempt), event)
     last, first = history.last, history.first
     if last is None or (last_order(event), event.started_at) > (last_order(last), last.started_at):
         history.last = event
     if first is None or (first_order(event), first.started_at) > (first_order(first), event.started_at):
         history.first = event
+
+
+def _mark_of(event: AttemptFinished) -> StateMark:
+    if event.outcome == "retry":
+        return _mark(event, "retrying", event.next_attempt_at or event.started_at, None)
+    return _mark(event, event.outcome, event.started_at + timedelta(milliseconds=event.duration_ms), event.error)
 
 
 def _raise_state(history: TaskHistory, mark: StateMark) -> None:
@@ -141,9 +147,12 @@ def _raise_state(history: TaskHistory, mark: StateMark) -> None:
 def _mark(
     event: Task | AttemptFinished | TaskFinished | TaskParked, name: State, at: datetime, reason: str | None
 ) -> StateMark:
-    hop = min(event.hop, _HOP_MAX)
-    order = (event.generation << _RANK_BITS | _RANKS[name]) << _HOP_BITS | hop
-    return StateMark(order, at, storable(reason or ""), name)
+    rank, hop = _RANKS[name], min(event.hop, _HOP_MAX)
+    if name in FINAL:  # a success of one fork stands against the failure of a longer one
+        within = 1 << (_RANK_BITS + _HOP_BITS) | rank << _HOP_BITS | hop
+    else:  # parked or retrying, whichever came later in the task's life
+        within = hop << _RANK_BITS | rank
+    return StateMark(event.generation << (1 + _RANK_BITS + _HOP_BITS) | within, at, storable(reason or ""), name)
 
 
 def storable(text: str) -> str:

@@ -5,6 +5,7 @@ costs latency and never a task, because the sweep finds what nobody woke for.
 """
 
 import asyncio
+from contextlib import suppress
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -12,7 +13,6 @@ import structlog
 from prometheus_client import Gauge
 
 from libs.common.clock import Clock, ceil_to_ms, from_ms, to_ms
-from libs.common.lifecycle import pause
 from libs.common.metrics import REGISTRY
 from libs.common.postgres import PostgresAway, until_available
 from services.scheduler.fire import Firing
@@ -24,8 +24,11 @@ WHEEL_MAX = 1_000_000
 NAP_MAX_S = 1.0
 AWAY_PAUSE_S = 0.5
 EARLY_PAUSE = timedelta(milliseconds=2)
+# A wheel cannot go back. Below this a measurement may be wrong by itself (half a round trip), and waiting is cheaper.
+STEP_MS = 100
 # Reaches back over what fell due while the last scheduler was dying and the sweep would not touch yet.
 FIRST_LOAD_BACK = timedelta(seconds=5)
+_MS = timedelta(milliseconds=1)
 
 HELD = Gauge("carillon_scheduler_wheel_tasks", "Tasks on the wheel", registry=REGISTRY)
 OFFSET = Gauge("carillon_scheduler_clock_offset_seconds", "Postgres' clock minus ours", registry=REGISTRY)
@@ -44,11 +47,10 @@ class Alarm:
         self._clock = clock
         self._horizon = timedelta(seconds=horizon_s)
         self._offset = timedelta(0)
-        self._tick = to_ms(clock.now())
-        self._wheel: TimingWheel[UUID] = TimingWheel(self._tick)
-        self._loaded_until = clock.now() - FIRST_LOAD_BACK
         self._overdue: list[UUID] = []
         self._nudged = asyncio.Event()
+        self._stepped = asyncio.Event()
+        self._begin_anew()
 
     def now(self) -> datetime:
         """Postgres' time, as well as we know it."""
@@ -59,27 +61,32 @@ class Alarm:
         if due_at > self.now() + self._horizon:
             return
         if len(self._wheel) >= WHEEL_MAX:
-            self._loaded_until = min(self._loaded_until, due_at - timedelta(milliseconds=1))
+            self._loaded_until = min(self._loaded_until, due_at - _MS)
             return
         if not self._wheel.schedule(task_id, to_ms(ceil_to_ms(due_at))):
             self._overdue.append(task_id)
         self._nudged.set()
 
     async def run(self, stopping: asyncio.Event) -> None:
-        loading = asyncio.create_task(self._keep_loaded(stopping))
+        loading = asyncio.create_task(self._keep_loaded())
         ringing = asyncio.create_task(self._ring(stopping))
         try:
             await asyncio.wait({loading, ringing}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.gather(loading, ringing)
+            if loading.done():
+                loading.result()
+            await ringing  # it finishes the fire in hand; a load is not worth waiting for
         finally:
             loading.cancel()
             ringing.cancel()
+            await asyncio.wait({loading, ringing})
 
     async def _ring(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             self._nudged.clear()
+            if self._is_behind_its_wheel():
+                self._stepped.set()
             if due := self.due_now():
-                await self._fire(due)
+                await self._fire(due, stopping)
             else:
                 await self._nap(stopping)
 
@@ -90,24 +97,30 @@ class Alarm:
         HELD.set(len(self._wheel))
         return due
 
-    async def _fire(self, due: list[UUID]) -> None:
+    async def _fire(self, due: list[UUID], stopping: asyncio.Event) -> None:
         for start in range(0, len(due), FIRE_ROWS_MAX):
+            if stopping.is_set():
+                return
             await self._fire_batch(due[start : start + FIRE_ROWS_MAX])
 
     async def _fire_batch(self, ids: list[UUID]) -> None:
         try:
             fired = await self._firing.fire_these(ids)
+            self._overdue += fired.left
             again = set(fired.again)
             missed = [task_id for task_id in fired.missed if task_id not in again]
-            early = await self._store.still_to_come(missed) if missed else []
+            if early := await self._store.still_to_come(missed) if missed else []:
+                await self._measure()  # our clock is ahead
         except PostgresAway as error:
             log.warning("fire.waits", reason=str(error))
             again, early = set(ids), []
         retry_at = self.now() + timedelta(seconds=self._firing.pause_s or AWAY_PAUSE_S)
         for task_id in again:
             self.hold(task_id, retry_at)
-        for task_id, due_at in early:  # our clock is ahead: not at once, or we would spin until it is not
-            self.hold(task_id, max(due_at, self.now() + EARLY_PAUSE))
+        # Not at once, or we would spin. Far ahead of the clock it is beyond the horizon, and found by the load anew.
+        not_before = max(self.now(), from_ms(self._tick)) + EARLY_PAUSE
+        for task_id, due_at in early:
+            self.hold(task_id, max(due_at, not_before))
 
     async def _nap(self, stopping: asyncio.Event) -> None:
         wake = self._wheel.next_wake()
@@ -118,21 +131,47 @@ class Alarm:
         stop.cancel()
         nudge.cancel()
 
-    async def _keep_loaded(self, stopping: asyncio.Event) -> None:
+    async def _keep_loaded(self) -> None:
         while True:
+            self._stepped.clear()
             await until_available(self.load)
-            if await pause(stopping, self._horizon.total_seconds() / 3):
-                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._horizon.total_seconds() / 3):
+                    await self._stepped.wait()
 
     async def load(self) -> None:
         """Measure the clock's offset, and put what falls due within the horizon on the wheel."""
+        has_stepped = self._is_behind_its_wheel()
+        await self._measure()
+        if has_stepped or self._is_behind_its_wheel():
+            self._begin_anew()
+        after, until = self._loaded_until, self.now() + self._horizon
+        room = WHEEL_MAX - len(self._wheel)
+        if room == 0:
+            return
+        self._loaded_until = until  # before the wait: what `hold` turns away in the meantime takes it back
+        try:
+            coming = await self._store.coming(after, until, room)
+        except PostgresAway:
+            self._loaded_until = after
+            raise
+        for task_id, due_at in coming:
+            self.hold(task_id, due_at)
+        if len(coming) == room:  # more may be due at the last one's millisecond
+            self._loaded_until = min(self._loaded_until, coming[-1][1] - _MS)
+
+    async def _measure(self) -> None:
         before = self._clock.now()
         theirs = await self._store.now()
         self._offset = theirs - (before + (self._clock.now() - before) / 2)
         OFFSET.set(self._offset.total_seconds())
-        until = self.now() + self._horizon
-        room = WHEEL_MAX - len(self._wheel)
-        coming = await self._store.coming(self._loaded_until, until, room)
-        for task_id, due_at in coming:
-            self.hold(task_id, due_at)
-        self._loaded_until = coming[-1][1] if len(coming) == room and coming else until
+
+    def _is_behind_its_wheel(self) -> bool:
+        """A clock has gone back: ours, Postgres', or ours to where it should have been."""
+        return to_ms(self.now()) < self._tick - STEP_MS
+
+    def _begin_anew(self) -> None:
+        """An empty wheel at the present moment: the next load fills it."""
+        self._tick = to_ms(self.now())
+        self._wheel: TimingWheel[UUID] = TimingWheel(self._tick)
+        self._loaded_until = self.now() - FIRST_LOAD_BACK

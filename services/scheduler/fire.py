@@ -18,7 +18,7 @@ from libs.common.contracts import TaskDue, TaskFinished, encode
 from libs.common.lifecycle import Backoff
 from libs.common.metrics import REGISTRY
 from libs.common.publisher import Publisher
-from services.scheduler.store import DueRow, Emitted, Store
+from services.scheduler.store import FIRE_BYTES_MAX, FIRE_ROWS_MAX, DueRow, Emitted, Store
 
 # Below idle_in_transaction_session_timeout (5 s): the locks are still ours when we bury.
 PUBLISH_DEADLINE_S = 2.0
@@ -38,6 +38,12 @@ log = structlog.get_logger(__name__)
 class Fired(NamedTuple):
     missed: Sequence[UUID]
     again: Sequence[UUID]
+    left: Sequence[UUID] = ()
+
+
+class Swept(NamedTuple):
+    found: int
+    is_more: bool
 
 
 class Firing:
@@ -53,7 +59,7 @@ class Firing:
         """Fire those of `ids` that are due and free.
 
         `missed` were not there to take (not yet due by Postgres' clock, in another replica's hands, or gone);
-        `again` were not confirmed and want another try after `pause_s`.
+        `again` were not confirmed and want another try after `pause_s`; `left` found the batch full: ask at once.
         """
         batch = _Batch(self._publisher)
         if await self._flows():
@@ -61,16 +67,17 @@ class Firing:
         else:
             batch.again = list(ids)
         self._count(batch)
-        return Fired([task_id for task_id in ids if task_id not in batch.found], batch.again)
+        absent = [task_id for task_id in ids if task_id not in batch.found]
+        return Fired([], batch.again, absent) if batch.is_full else Fired(absent, batch.again)
 
-    async def fire_overdue(self) -> int:
-        """Fire the oldest overdue rows; gives how many were found, 0 when the broker did not take them all."""
+    async def fire_overdue(self) -> Swept:
+        """Fire the oldest overdue rows; says whether to come again at once (not when the broker refused some)."""
         if not await self._flows():
-            return 0
+            return Swept(0, False)
         batch = _Batch(self._publisher)
         found = await self._store.fire_overdue(batch.emit)
         self._count(batch)
-        return 0 if batch.again else found
+        return Swept(found, batch.is_full and not batch.again)
 
     async def _flows(self) -> bool:
         """No fire starts while the connection is down or blocked: it would only hold row locks."""
@@ -101,9 +108,11 @@ class _Batch:
         self.fired: list[DueRow] = []
         self.again: list[UUID] = []
         self.found: set[UUID] = set()
+        self.is_full = False
 
     async def emit(self, rows: Sequence[DueRow]) -> Emitted:
         self.found.update(row.id for row in rows)
+        self.is_full = len(rows) >= FIRE_ROWS_MAX or sum(len(row.message) for row in rows) >= FIRE_BYTES_MAX
         expired = [row for row in rows if row.is_expired]
         due = [row for row in rows if not row.is_expired]
         told, fired = await asyncio.gather(

@@ -12,7 +12,7 @@ from libs.common.lifecycle import pause
 from libs.common.metrics import REGISTRY
 from libs.common.postgres import PostgresAway
 from services.scheduler.fire import Firing
-from services.scheduler.store import FIRE_ROWS_MAX, Store
+from services.scheduler.store import Store
 
 SWEEP_EVERY_S = 2.0
 
@@ -31,20 +31,19 @@ class Sweeper:
 
     async def run(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
-            found = await self.one_pass()
-            if found < FIRE_ROWS_MAX:  # again at once while it finds a full batch
+            if not await self.one_pass():
                 await pause(stopping, SWEEP_EVERY_S)
 
-    async def one_pass(self) -> int:
-        """Fire one batch of the oldest overdue rows; gives how many there were."""
+    async def one_pass(self) -> bool:
+        """Fire one batch of the oldest overdue rows; True when it was full (of rows or bytes): again at once."""
         try:
-            found = await self._firing.fire_overdue()
+            found, is_more = await self._firing.fire_overdue()
             tasks, oldest_s = await self._store.overdue()
         except PostgresAway as error:
             log.warning("sweep.waits", reason=str(error))
-            return 0
+            return False
         OVERDUE.set(tasks)
         OLDEST.set(oldest_s)
         if found:
             log.info("sweep.found", tasks=found, overdue=tasks, oldest_s=round(oldest_s, 3))
-        return found
+        return is_more

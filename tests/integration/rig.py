@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import aio_pika
-from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
+from aio_pika.abc import AbstractConnection, AbstractIncomingMessage, HeadersType
 from pamqp import commands, frame
 from yarl import URL
 
@@ -148,7 +148,7 @@ async def ready(connection: AbstractConnection, queue: str) -> int:
 
 async def put(connection: AbstractConnection, queue: str, *bodies: bytes, crashes: int | None = None) -> None:
     """Straight into the queue, one message per body."""
-    headers = None if crashes is None else {"carillon-crashes": crashes}
+    headers: HeadersType = {} if crashes is None else {"carillon-crashes": crashes}
     async with connection.channel() as channel:
         for body in bodies:
             message = aio_pika.Message(body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT, headers=headers)

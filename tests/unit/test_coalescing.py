@@ -19,9 +19,16 @@ class Flush:
         self.gate = asyncio.Event()
         self.gate.set()
         self.error: BaseException | None = None
+        self._begun = asyncio.Condition()
+
+    async def has_begun(self, batches: int) -> None:
+        async with self._begun:
+            await self._begun.wait_for(lambda: len(self.batches) >= batches)
 
     async def __call__(self, items: list[int]) -> Sequence[int | BaseException]:
-        self.batches.append(items)
+        async with self._begun:
+            self.batches.append(items)
+            self._begun.notify_all()
         await self.gate.wait()
         if self.error is not None:
             raise self.error
@@ -71,8 +78,7 @@ async def test_a_slow_one_on_the_way_delays_the_next_by_the_linger_only() -> Non
     await turns()
     waiting.append(asyncio.create_task(lane.submit(2)))
     async with asyncio.timeout(1):
-        while len(flush.batches) < 2:
-            await asyncio.sleep(0)
+        await flush.has_begun(2)
     flush.gate.set()
     assert await asyncio.gather(*waiting) == [10, 20]
 
@@ -137,7 +143,7 @@ async def test_a_caller_cancelled_before_the_departure_takes_its_item_out() -> N
     second.cancel()
     await turns()
     flush.gate.set()
-    assert await asyncio.wait_for(asyncio.gather(first, third), 1) == [10, 30]
+    assert list(await asyncio.wait_for(asyncio.gather(first, third), 1)) == [10, 30]
     assert second.cancelled()
     assert flush.batches == [[1], [3]]
 

@@ -26,7 +26,7 @@ def queues_for(exchange: Exchange, key: str) -> list[str]:
         if exchange.type == "topic":
             word, _dot, star = binding_key.partition(".")
             assert star == "*"
-            return key.split(".")[0] == word and key.count(".") == 1
+            return key.split(".", maxsplit=1)[0] == word and key.count(".") == 1
         return exchange.type == "fanout" or binding_key == key
 
     return [binding.queue for binding in TABLE.bindings if binding.exchange == exchange.name and takes(binding.key)]

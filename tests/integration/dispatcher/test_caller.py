@@ -324,7 +324,8 @@ async def test_an_answer_that_breaks_off_is_disconnected(head: bytes, then: Any)
 
 @pytest.mark.parametrize(
     "answer",
-    [b"SSH-2.0-OpenSSH\r\n\r\n", b"\xff" * 100 + b"\r\n\r\n", b"HTTP/1.1 2000 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nbroken\r\n\r\n",
+    [b"SSH-2.0-OpenSSH\r\n\r\n", b"\xff" * 100 + b"\r\n\r\n", b"HTTP/1.1 2000 OK\r\n\r\n",
+     b"HTTP/1.1 200 OK\r\nbroken\r\n\r\n",
      OK + b"X: " + b"x" * 70_000 + b"\r\n\r\n", OK + b"".join(b"H%d: v\r\n" % n for n in range(20_000)) + b"\r\n",
      OK + b"Content-Length: -1\r\n\r\n", OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"],
 )  # fmt: skip

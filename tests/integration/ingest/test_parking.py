@@ -50,7 +50,7 @@ def due(id_: UUID) -> bytes:
 
 def finished(id_: UUID) -> bytes:
     return encode(
-        TaskFinished(id=id_, project="default", generation=1, attempt=1, hop=1, state="succeeded", finished_at=NOW)
+        TaskFinished(id=id_, project="default", generation=1, attempt=1, hop=1, state="cancelled", finished_at=NOW)
     )
 
 

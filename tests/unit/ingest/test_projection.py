@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.common.contracts import AttemptFinished, Event, Task, TaskAccepted, TaskConflict, TaskFinished, TaskParked
-from services.ingest.projection import Batch, in_id_order, lateness_ms, project
+from services.ingest.projection import FINAL, Batch, in_id_order, lateness_ms, project
 from services.ingest.rows import task_row
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -45,7 +45,7 @@ def attempted(
 
 
 def finished(
-    id_: UUID = IDS[0], generation: int = 1, state: str = "succeeded", hop: int = 1, second: int = 0, reason: str = ""
+    id_: UUID = IDS[0], generation: int = 1, state: str = "cancelled", hop: int = 1, second: int = 0, reason: str = ""
 ) -> TaskFinished:
     return TaskFinished(
         id=id_, project="p", generation=generation, attempt=1, hop=hop, state=state,  # type: ignore[arg-type]
@@ -63,7 +63,7 @@ def parked(id_: UUID = IDS[0], generation: int = 1, hop: int = 1, second: int = 
 accepts = st.builds(lambda i, g, c: accepted(i, g, c, due=c + g), ids, small, seconds)
 attempts = st.builds(attempted, ids, small, small, small, seconds, st.sampled_from(["retry", "succeeded", "failed"]))
 finishes = st.builds(
-    finished, ids, small, st.sampled_from(["succeeded", "failed", "cancelled", "expired"]), small, seconds,
+    finished, ids, small, st.sampled_from(["cancelled", "expired"]), small, seconds,
     st.sampled_from(["", "a", "é", "\0"]),
 )  # fmt: skip
 parks = st.builds(parked, ids, small, small, seconds)
@@ -83,35 +83,47 @@ def test_order_and_repetition_change_nothing(given_events: list[Event], random: 
 
 
 @given(events)
-def test_the_state_is_the_greatest_generation_then_rank_then_hop(given_events: list[Event]) -> None:
-    def order(event: Event) -> tuple[int, int, int] | None:
+def test_the_state_is_that_of_the_latest_hop_until_an_end_and_then_the_best_end(given_events: list[Event]) -> None:
+    def order(event: Event) -> tuple[int, int, int, int, str]:
         match event:
             case TaskAccepted():
-                return (event.task.generation, RANKS.index("scheduled"), event.task.hop)
-            case AttemptFinished(outcome="retry"):
-                return (event.generation, RANKS.index("retrying"), event.hop)
+                generation, hop, name = event.task.generation, event.task.hop, "scheduled"
+            case AttemptFinished():
+                name = "retrying" if event.outcome == "retry" else event.outcome
+                generation, hop = event.generation, event.hop
             case TaskFinished():
-                return (event.generation, RANKS.index(event.state), event.hop)
+                generation, hop, name = event.generation, event.hop, event.state
             case TaskParked():
-                return (event.generation, RANKS.index("parked"), event.hop)
+                generation, hop, name = event.generation, event.hop, "parked"
             case _:
-                return None
+                raise AssertionError(event)
+        rank, is_final = RANKS.index(name), name in FINAL
+        return (generation, is_final, *((rank, hop) if is_final else (hop, rank)), name)
 
     for id_, history in project(given_events).tasks.items():
         own = [
             event for event in given_events if (event.task.id if isinstance(event, TaskAccepted) else event.id) == id_
         ]
-        orders = [found for event in own if (found := order(event)) is not None]
-        assert history.state.name == (RANKS[max(orders)[1]] if orders else "scheduled")
+        assert history.state.name == max(map(order, own))[-1]
 
 
 def test_a_success_stands_against_everything_of_its_generation() -> None:
-    history = project([finished(hop=1), finished(state="failed", hop=9), parked(hop=9), attempted(hop=9)]).tasks[IDS[0]]
-    assert history.state.name == "succeeded"
+    succeeded, failed = attempted(hop=1, outcome="succeeded"), attempted(hop=9, outcome="failed")
+    assert project([succeeded, failed, parked(hop=9), attempted(hop=9)]).tasks[IDS[0]].state.name == "succeeded"
+
+
+def test_a_task_parked_after_a_retry_is_parked_and_one_that_went_on_is_retrying() -> None:
+    assert project([attempted(hop=1), parked(hop=2)]).tasks[IDS[0]].state.name == "parked"
+    assert project([parked(hop=2), attempted(hop=2)]).tasks[IDS[0]].state.name == "retrying"
+
+
+def test_a_call_that_ends_the_task_says_when() -> None:
+    history = project([attempted(started=3, outcome="succeeded")]).tasks[IDS[0]]
+    assert history.state.at == at(3) + timedelta(milliseconds=3)
 
 
 def test_a_redrive_begins_a_new_life() -> None:
-    history = project([finished(state="failed"), accepted(generation=2, due=9)]).tasks[IDS[0]]
+    history = project([attempted(outcome="failed"), accepted(generation=2, due=9)]).tasks[IDS[0]]
     assert (history.state.name, history.state.at) == ("scheduled", at(9))
 
 
@@ -128,7 +140,7 @@ def test_the_earliest_of_two_accepts_wins() -> None:
 
 def test_an_event_before_its_accept_leaves_the_payload_open() -> None:
     [row] = rows(project([finished()]))
-    assert row[2] == "succeeded"
+    assert row[2] == "cancelled"
     assert row[6:13] == (0, None, None, None, None, None, None)
 
 

