@@ -8,6 +8,7 @@
 Only for efficiency and for fewer duplicates: Redis away means every claim is granted, at least once.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -31,6 +32,8 @@ VERDICT_S = 25 * 3600
 SUCCESS_S_MAX = 25 * 3600
 # Beyond the call's own time limit: the time to write the verdict.
 CLAIM_GRACE_S = 10.0
+# The client's own limits add up: two seconds for a connection of its pool, then two for the answer.
+ANSWER_S = 2.0
 BATCH_MAX = 200
 
 AWAY = Counter(
@@ -141,12 +144,13 @@ class Marks:
     async def _claim_many(self, asked: list[tuple[Task, int]]) -> Sequence[bytes]:
         keys = [key for task, _ms in asked for key in (attempt_key(task), success_key(task))]
         with translating():
-            answers: list[bytes] = await self._claim_script(keys, [self._replica, *(ms for _task, ms in asked)])
+            async with asyncio.timeout(ANSWER_S):
+                answers: list[bytes] = await self._claim_script(keys, [self._replica, *(ms for _task, ms in asked)])
         return answers
 
     async def _write_many(self, marks: list[tuple[str, bytes, int]]) -> Sequence[bool]:
         with translating():
-            async with self._redis.pipeline(transaction=False) as pipe:
+            async with asyncio.timeout(ANSWER_S), self._redis.pipeline(transaction=False) as pipe:
                 for key, mark, seconds in marks:
                     pipe.set(key, mark, ex=seconds)
                 await pipe.execute()

@@ -1,7 +1,6 @@
 """Ingest, as a process: settings, logs, links, wire, run, drain."""
 
 from contextlib import AsyncExitStack
-from importlib.metadata import PackageNotFoundError, version
 
 from aiohttp import web
 
@@ -15,6 +14,7 @@ from libs.common.postgres import postgres_pool
 from libs.common.publisher import Publisher
 from libs.common.settings import load
 from libs.common.topology import topology
+from libs.common.version import VERSION
 from services.ingest.auth import Keys
 from services.ingest.fallback_door import FallbackDoor
 from services.ingest.history import History, history_consumer
@@ -30,7 +30,7 @@ from services.ingest.task_door import TaskDoor
 async def main() -> None:
     settings = load(IngestSettings)
     configure_logs("ingest", settings.replica, settings.log_level)
-    build_info("ingest", _version())
+    build_info("ingest", VERSION)
     clock, amqp_url = SystemClock(), settings.amqp_url.get_secret_value()
 
     async with AsyncExitStack() as opened:
@@ -73,14 +73,7 @@ def _app(settings: IngestSettings, store: Store, publisher: Publisher, clock: Sy
         LegacyDoor(keys, publisher, clock, rules),
         FallbackDoor(keys, publisher, clock),
     ]
-    return build_app(doors, version=_version(), body_bytes_max=settings.body_bytes_max)
-
-
-def _version() -> str:
-    try:
-        return version("carillon-services")
-    except PackageNotFoundError:  # run from a checkout
-        return "0.1.0"
+    return build_app(doors, version=VERSION, body_bytes_max=settings.body_bytes_max)
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ class Alarm:
         try:
             coming = await self._store.coming(after, until, room)
         except PostgresAway:
-            self._loaded_until = after
+            self._loaded_until = min(after, self._loaded_until)
             raise
         for task_id, due_at in coming:
             self.hold(task_id, due_at)

@@ -1,10 +1,10 @@
 """What was promised against what was called. Pure: the accepted tasks and the calls in, a verdict out.
 
-    lost              accepted, and never called with success (a task that shall fail: never called)
-    early             a call before the task's time, on the same machine's clock, in whole milliseconds
-    repeated success  a second successful call of one task: allowed by "at least once", and counted
-    repeated attempt  two calls with the same attempt number: a crash during the call, or after it
-    stranger          a call for an id that no 201 ever named
+lost              accepted, and never called with success (a task that shall fail: never called)
+early             a call before the task's time, on the same machine's clock, in whole milliseconds
+repeated success  a second successful call of one task: allowed by "at least once", and counted
+repeated attempt  two calls with the same attempt number: a crash during the call, or after it
+stranger          a call for an id that no 201 ever named
 """
 
 from collections import Counter, defaultdict
@@ -75,9 +75,7 @@ def check(accepted: Sequence[Accepted], calls: Iterable[Call]) -> Verdict:
         called=len(by_id),
         calls=sum(len(made) for made in by_id.values()),
         lost=tuple(task.id for task in promised.values() if not is_kept(task, by_id.get(task.id, ()))),
-        early=tuple(
-            call for task in promised.values() for call in by_id.get(task.id, ()) if call.at_ms < task.due_ms
-        ),
+        early=tuple(call for task in promised.values() for call in by_id.get(task.id, ()) if call.at_ms < task.due_ms),
         repeated_successes=sum(max(0, sum(call.is_success for call in made) - 1) for made in by_id.values()),
         repeated_attempts=sum(_repeats(call.attempt for call in made) for made in by_id.values()),
         strangers=tuple(id_ for id_ in by_id if id_ not in promised),

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zlib import crc32
 
 import aiohttp
 
@@ -50,8 +51,7 @@ class Client:
         # A repeated request may be answered with a later time than the first one, unanswered, has made: "now" was
         # another moment then. What was asked for holds in any case.
         due_ms = to_ms(datetime.fromisoformat(task["due_at"] if tries == 1 else due_at))
-        should_end = "failed" if order.behaviour == "broken" else "succeeded"
-        self.accepted.append(Accepted(task["id"], due_ms, should_end))
+        self.accepted.append(Accepted(task["id"], due_ms, "failed" if order.behaviour == "broken" else "succeeded"))
 
     async def notify(self, at_s: float, number: int) -> None:
         """Ask for one notice in the next digest, until it is accepted."""
@@ -65,7 +65,7 @@ class Client:
 
     async def _insist(self, path: str, key: str, body: Mapping[str, Any], wanted: int) -> tuple[dict[str, Any], int]:
         """The answer, and how many requests it took. Raises: Unexpected."""
-        replicas = itertools.islice(itertools.cycle(self.api_urls), hash(key) % len(self.api_urls), None)
+        replicas = itertools.islice(itertools.cycle(self.api_urls), crc32(key.encode()) % len(self.api_urls), None)
         for tries, url in enumerate(replicas, start=1):
             answer = await self._ask(url + path, key, body, wanted)
             if answer is not None:

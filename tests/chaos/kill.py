@@ -13,7 +13,9 @@ import random
 import secrets
 import sys
 import time
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -72,7 +74,7 @@ async def run(stack: PrivateStack, options: argparse.Namespace, seed: int) -> Re
         asking += [client.notify(at_s, number) for number, at_s in enumerate(notice_times_s(options.over))]
         await _ask(asking, options.over + ACCEPT_WITHIN_S)
         not_back = await killing
-        await _calls_made(client.accepted, sink, last_due_s=options.over, began=began)
+        await _calls_made(client.accepted, sink, settled_at=time.monotonic())
         states = await aftermath.histories(http, stack.api_urls(), client.accepted)
         failed = sum(task.should_end == "failed" for task in client.accepted)
         return Report(
@@ -94,4 +96,39 @@ async def run(stack: PrivateStack, options: argparse.Namespace, seed: int) -> Re
         )
 
 
-async def _ask(asking: list, within_s: float) -> None: ...
+async def _ask(asking: Sequence[Coroutine[Any, Any, None]], within_s: float) -> None:
+    """Until all is accepted, or `within_s` has passed. Raises: what a request could not be repeated after."""
+    tasks = [asyncio.create_task(one) for one in asking]
+    done, late = await asyncio.wait(tasks, timeout=within_s, return_when=asyncio.FIRST_EXCEPTION)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+async def _calls_made(accepted: Sequence[Accepted], sink: Sink, settled_at: float) -> None:
+    """Until every promise is kept, or nothing new has come for `QUIET_S`. `settled_at`: when the last one was due."""
+    missing = [task for task in accepted if not is_kept(task, sink.calls.get(task.id, ()))]
+    told_at = time.monotonic()
+    while missing and time.monotonic() - max(sink.last_call_at, settled_at) < QUIET_S:
+        await asyncio.sleep(0.2)
+        missing = [task for task in missing if not is_kept(task, sink.calls.get(task.id, ()))]
+        if missing and time.monotonic() - told_at > TELL_EVERY_S:
+            say(f"waiting for {len(missing)} tasks to be called")
+            told_at = time.monotonic()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.kill", description=__doc__)
+    parser.add_argument("--tasks", type=int, default=2000, help="how many are scheduled (%(default)s)")
+    parser.add_argument("--over", type=float, default=120.0, help="seconds over which they fall due (%(default)s)")
+    parser.add_argument("--kills", type=int, default=3, help="how often each process is killed (%(default)s)")
+    parser.add_argument("--seed", type=int, help="of tasks and deaths; random unless given, and printed")
+    parser.add_argument("--replicas", type=int, default=2, help="processes per service (%(default)s)")
+    parser.add_argument("--port-offset", type=int, default=3500, help="added to every port (%(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -191,7 +191,7 @@ async def test_every_mark_ends_by_itself(one: Marks, redis: Redis) -> None:
     keys = await redis.keys("*")
     assert len(keys) == 4
     assert all([await redis.ttl(key) > 0 for key in keys])
-    assert all(key.startswith(b"carillon:dispatcher:") for key in keys)
+    assert all(bytes(key).startswith(b"carillon:dispatcher:") for key in keys)
 
 
 async def test_the_scripts_are_loaded_again_into_a_redis_that_forgot_them(one: Marks, redis: Redis) -> None:
@@ -224,7 +224,7 @@ class OwnRedis:
         return f"redis://127.0.0.1:{self.port}/0"
 
     async def start(self) -> None:
-        self.process = subprocess.Popen(
+        self.process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
             [get_binary_path(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", self.folder],
             stdout=subprocess.DEVNULL,
         )
@@ -294,8 +294,8 @@ async def test_a_frozen_redis_grants_claims_within_its_time_limit_however_many_w
             return time.monotonic() - asked
 
         waits_s = await asyncio.gather(*(claimed_later(n / 200) for n in range(200)))
-        assert max(waits_s) < 3
-        assert time.monotonic() - begun < 4.5
+        assert max(waits_s) < 2.6
+        assert time.monotonic() - begun < 3.6
         assert away("claim") == before + 200
         own.send(signal.SIGCONT)
 
@@ -319,7 +319,7 @@ async def test_a_frozen_redis_grants_claims_within_its_time_limit_however_many_w
 async def test_a_redis_that_says_no_counts_as_away(own: OwnRedis, command: str) -> None:
     await own.start()
     async with a_replica(own.url) as marks, a_replica(own.url, "operator") as operator:
-        await operator._redis.execute_command(*command.split())
+        await operator._redis.execute_command(*command.split())  # type: ignore[no-untyped-call]
         if "requirepass" in command:
             await marks._redis.connection_pool.disconnect()
         before = away("claim"), away("verdict"), away("done"), away("release")
