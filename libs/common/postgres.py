@@ -46,6 +46,7 @@ _AWAY = (
     exceptions.ReadOnlySQLTransactionError,  # the primary became a standby
     exceptions.InvalidCachedStatementError,  # a migration ran under us
     exceptions.OutdatedSchemaCacheError,
+    asyncpg.InternalClientError,  # a server that died between two protocol messages confuses the client's states
 )
 _REFUSED: dict[type[Exception], str] = {
     exceptions.InvalidAuthorizationSpecificationError: "the login or its password is refused",
