@@ -46,6 +46,30 @@ class Target:
 
 def up(request: Request, environ: Mapping[str, str], say: Say) -> Environment:
     """Bring the stack to what is asked for and wait until it is ready. Raises `StackError` if that fails."""
+    told = _bring_up(request, environ, say)
+    if control.supervisor_pid(request.layout) is None:  # killed a moment ago, it was still there when we looked
+        told = _bring_up(request, environ, say)
+    return told
+
+
+def down(layout: Layout) -> bool:
+    """End everything of this stack; False when nothing was running. Data, logs and mails stay."""
+    return control.end(layout)
+
+
+@contextlib.contextmanager
+def one_at_a_time(layout: Layout, say: Say) -> Iterator[None]:
+    """A second `up` or `down` on the same folder waits for the first."""
+    with layout.lock_file.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another up or down is at work on {layout.root}; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _bring_up(request: Request, environ: Mapping[str, str], say: Say) -> Environment:
     layout = request.layout
     _make_folders(layout)
     target = _target(request, environ, say)
@@ -66,23 +90,6 @@ def up(request: Request, environ: Mapping[str, str], say: Say) -> Environment:
     return target.environment
 
 
-def down(layout: Layout) -> bool:
-    """End everything of this stack; False when nothing was running. Data, logs and mails stay."""
-    return control.end(layout)
-
-
-@contextlib.contextmanager
-def one_at_a_time(layout: Layout, say: Say) -> Iterator[None]:
-    """A second `up` or `down` on the same folder waits for the first."""
-    with layout.lock_file.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another up or down is at work on {layout.root}; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _target(request: Request, environ: Mapping[str, str], say: Say) -> Target:
     told = environment(environ, request.layout)
     names = servers.own_servers(told)
@@ -95,7 +102,7 @@ def _target(request: Request, environ: Mapping[str, str], say: Say) -> Target:
 def _change(request: Request, target: Target, running: Plan | None, say: Say) -> Status:
     """Servers first, then the set-up step while no service runs, then the services."""
     if running is not None and running.services():
-        say("stopping the services: their settings change")
+        say("stopping the services: they change")
     starting = [name for name in target.server_names if not _runs(running, name)]
     if starting:
         say(f"starting {', '.join(starting)}")

@@ -16,6 +16,7 @@ from deploy.local import stack
 from deploy.local.errors import StackError
 from deploy.local.layout import Layout
 from deploy.local.processes import ours, read_pid
+from tests.local.offsets import free_offset
 
 SERVERS = ("postgres", "redis", "rabbitmq", "smtp", "epmd")
 MESSAGE = aio_pika.Message(b"kept", delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
@@ -23,7 +24,7 @@ MESSAGE = aio_pika.Message(b"kept", delivery_mode=aio_pika.DeliveryMode.PERSISTE
 
 @pytest.fixture
 def request_(tmp_path: Path) -> Iterator[stack.Request]:
-    layout = Layout(tmp_path.resolve(), port_offset=1500)
+    layout = Layout(tmp_path.resolve(), port_offset=free_offset())
     yield stack.Request(layout, servers_only=True)
     stack.down(layout)
     assert ours(layout) == set()

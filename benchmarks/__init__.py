@@ -1,0 +1,1 @@
+"""Benchmarks: what the whole pipeline does under load, measured from outside."""
