@@ -20,9 +20,7 @@ M = TypeVar("M")
 class ItemConsumer(Generic[M]):
     """Hands over items one by one, as many at a time as `slots` allows (shared between consumers if wanted)."""
 
-    def __init__(
-        self, intake: Intake[M], handle: Callable[[M], Awaitable[None]], slots: asyncio.Semaphore
-    ) -> None:
+    def __init__(self, intake: Intake[M], handle: Callable[[M], Awaitable[None]], slots: asyncio.Semaphore) -> None:
         self.name = f"consumer of {intake.queue}"
         self.intake = intake
         self._handle = handle

@@ -28,7 +28,7 @@ async def declare(connection: AbstractConnection, topology: Topology) -> None:
 
 
 async def check(connection: AbstractConnection, topology: Topology) -> None:
-    """Raises: Fatal naming the first exchange or queue that is not there."""
+    """Raises: Fatal naming the first exchange or queue that is not there; waiting may mend whatever else it is."""
     channel = await connection.channel()
     things: list[Exchange | Queue] = [*topology.exchanges, *topology.queues]
     for thing in things:
@@ -38,6 +38,8 @@ async def check(connection: AbstractConnection, topology: Topology) -> None:
             else:
                 await channel.declare_queue(thing.name, passive=True)
         except ChannelNotFoundEntity as error:
+            if "NOT_FOUND - no " not in str(error):
+                raise  # it is there, but its node is down or its process has crashed: the same code, other words
             kind = "exchange" if isinstance(thing, Exchange) else "queue"
             raise Fatal(
                 f"RabbitMQ has no {kind} '{thing.name}': run the set-up step (python -m deploy.setup) with the same"

@@ -10,7 +10,7 @@ import aio_pika
 import pytest
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 
-from libs.common import intake
+from libs.common import connection, intake
 from libs.common.consumer import BatchConsumer, ItemConsumer
 from libs.common.intake import Intake, Poison, decoder
 from libs.common.publisher import Publisher
@@ -52,6 +52,12 @@ Kind = Callable[[str, Handler, Publisher], ItemConsumer[int] | BatchConsumer[int
 async def publisher(amqp_url: str) -> AsyncIterator[Publisher]:
     async with publishing(amqp_url) as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def _nothing_held() -> None:
+    """A consumer that a test before this one cancelled held what it held to the end."""
+    intake.HELD.clear()
 
 
 @pytest.fixture
@@ -303,20 +309,31 @@ async def test_a_handler_cancelled_at_shutdown_settles_nothing_and_its_message_c
 
 
 async def test_stopping_finishes_what_has_begun_and_leaves_the_rest_to_another(
-    amqp_url: str, amqp: AbstractConnection, publisher: Publisher
+    amqp_url: str, amqp: AbstractConnection, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, before = Handler(), Handler(), stale(TASKS)
+    consumer = one_by_one(TASKS, first, publisher, slots=asyncio.Semaphore(1))
+    stop, has_stopped = consumer.intake.stop, asyncio.Event()
+
+    async def stop_and_tell() -> None:
+        await stop()
+        has_stopped.set()
+
+    monkeypatch.setattr(consumer.intake, "stop", stop_and_tell)
     first.gate.clear()
     await put(amqp, TASKS, b"[1]", b"[2]", b"[3,4]")
-    async with consuming(amqp_url, one_by_one(TASKS, first, publisher, slots=asyncio.Semaphore(1))) as running:
+    async with consuming(amqp_url, consumer) as running:
         await first.has_begun(1)
         await until("all three to be taken", lambda: held(TASKS) == 3)
         running.stopping.set()
+        await asyncio.wait_for(has_stopped.wait(), 10)
+        await put(amqp, TASKS, b"[5]")
+        assert await ready(amqp, TASKS) == 1, "a stopped consumer takes nothing new"
+        assert not running.workers[0].done()
         first.gate.set()
         await running.ended()
         assert first.done == first.begun == [1]
-        await put(amqp, TASKS, b"[5]")
-        assert await ready(amqp, TASKS) == 1, "a stopped consumer takes nothing new"
+    intake.HELD.clear()  # the first took what it had not begun to its end
     async with consuming(amqp_url, one_by_one(TASKS, second, publisher)):
         await second.has_done(2, 3, 4, 5)
         await until("every message settled", lambda: held(TASKS) == 0)
@@ -501,6 +518,15 @@ async def test_a_delivery_held_too_long_closes_the_channel_once_and_consumption_
         await put(amqp, TASKS, b"[3]")
         await handler.has_done(3)
         assert metric("carillon_broker_lost_total", connection="hold") == lost + 1
+
+        handler.gate.clear()
+        await put(amqp, TASKS, b"[4]")
+        await handler.has_begun(4)
+        await until("the next one held too long", lambda: is_ready(amqp, 1))
+        assert metric("carillon_broker_lost_total", connection="hold") == lost + 2
+        handler.gate.set()
+        await until("it again", lambda: handler.done.count(4) == 2)
+        await until("every message settled", lambda: held(TASKS) == 0)
     await nothing_left(amqp)
 
 
@@ -529,6 +555,55 @@ async def test_what_waited_for_a_slot_when_the_link_died_is_handled_once(
     await nothing_left(amqp)
 
 
+async def test_a_batch_that_had_not_begun_when_the_link_died_is_handled_once(
+    amqp_url: str, amqp: AbstractConnection, publisher: Publisher
+) -> None:
+    handler, before = Handler(), stale(TASKS)
+    handler.gate.clear()
+    await put(amqp, TASKS, b"[1]")
+    consumer = in_batches(TASKS, handler, publisher)
+    async with Proxy(amqp_url) as proxy, consuming(proxy.url, consumer) as running:
+        await handler.has_begun(1)
+        await put(amqp, TASKS, b"[2]", b"[3]")
+        await until("all three to be taken", lambda: held(TASKS) == 3)
+        proxy.cut()
+        await until("the link to be down", lambda: is_down(running.link.ping))
+        await asyncio.wait_for(running.link.up(), 10)
+        handler.gate.set()
+        await until("all done, the first twice", lambda: len(handler.done) >= 4)
+        await until("every message settled", lambda: held(TASKS) == 0)
+    assert sorted(handler.done) == [1, 1, 2, 3]
+    assert stale(TASKS) == before + 1
+    await nothing_left(amqp)
+
+
+async def test_what_arrives_while_a_link_is_being_left_is_not_begun(
+    amqp_url: str, amqp: AbstractConnection, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One channel of a connection died: the others still get deliveries until the connection is closed."""
+    close = connection._close
+    late: list[bytes] = []
+
+    async def close_late(leaving: AbstractConnection) -> None:
+        if not late:
+            late.append(b"[1]")
+            await put(amqp, TASKS, b"[1]")
+            await until("its delivery", lambda: is_ready(amqp, 0))
+        await close(leaving)
+
+    monkeypatch.setattr(connection, "_close", close_late)
+    handler, before, sibling = Handler(), stale(TASKS), one_by_one(SCHEDULER_RETURNS, Handler(), publisher)
+    async with consuming(amqp_url, one_by_one(TASKS, handler, publisher), sibling):
+        channel = sibling.intake._channel
+        assert channel is not None
+        await channel.close()
+        await handler.has_done(1)
+        await until("every message settled", lambda: held(TASKS) == 0)
+    assert handler.begun == [1]
+    assert stale(TASKS) == before
+    await nothing_left(amqp)
+
+
 async def is_down(ping: Callable[[], Awaitable[None]]) -> bool:
     try:
         await ping()
@@ -545,7 +620,8 @@ async def test_an_ack_that_a_half_open_link_cancels_is_stale_and_the_consumer_go
     kind: Kind,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ack, refused = aio_pika.IncomingMessage.ack, []
+    ack = aio_pika.IncomingMessage.ack
+    refused: list[aio_pika.IncomingMessage] = []
 
     async def cancelled_once(message: aio_pika.IncomingMessage, multiple: bool = False) -> None:
         if not refused:
@@ -583,5 +659,5 @@ async def test_a_broker_killed_under_load_comes_back_and_everybody_goes_on(amqp_
         await asyncio.wait_for(insisting, 30)
         await handler.has_done(2)
         await until("every message settled", lambda: held(TASKS) == 0)
-    async with await aio_pika.connect(amqp_url) as connection:
-        assert (await take(connection, SCHEDULER_RETURNS)).body == b"[7]"
+    async with await aio_pika.connect(amqp_url) as again:
+        assert (await take(again, SCHEDULER_RETURNS)).body == b"[7]"

@@ -3,6 +3,7 @@
 import aio_pika
 import pytest
 from aio_pika.abc import AbstractConnection
+from aiormq.exceptions import ChannelNotFoundEntity
 
 from libs.common.declaration import check, declare
 from libs.common.lifecycle import Fatal
@@ -18,6 +19,17 @@ async def test_declaring_twice_changes_nothing(amqp: AbstractConnection) -> None
 async def test_a_missing_queue_is_named_with_the_remedy(amqp: AbstractConnection) -> None:
     with pytest.raises(Fatal, match=r"no queue 'dispatcher\.retry\.777000'.*deploy\.setup"):
         await check(amqp, topology((777.0,)))
+
+
+async def test_a_queue_whose_node_is_down_is_not_taken_for_a_missing_one(
+    amqp: AbstractConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def is_down(*_: object, **__: object) -> None:
+        raise ChannelNotFoundEntity("NOT_FOUND - home node 'b' of durable queue 'x' is down or inaccessible")
+
+    monkeypatch.setattr(aio_pika.Channel, "declare_queue", is_down)
+    with pytest.raises(ChannelNotFoundEntity):  # the link waits and tries again
+        await check(amqp, topology())
 
 
 async def test_a_queue_with_another_ttl_is_named_with_both_values(amqp: AbstractConnection) -> None:

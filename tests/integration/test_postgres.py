@@ -1,7 +1,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -131,6 +131,52 @@ async def test_a_connection_lost_in_a_transaction_and_used_again_is_away(
         await go_on_after_the_loss()
 
 
+@asynccontextmanager
+async def slow_to_hang_up(url: str) -> AsyncIterator[str]:
+    """The database behind a proxy that passes on at once what the server says, and a second later that it hung up."""
+    parts = urlsplit(url)
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection(parts.hostname, parts.port)
+        await asyncio.gather(pass_on(reader, server_writer), pass_on(server_reader, writer))
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        await asyncio.sleep(1)
+        writer.close()
+
+    handlers: set[asyncio.Task[None]] = set()
+    server = await asyncio.start_server(
+        lambda reader, writer: handlers.add(asyncio.create_task(connected(reader, writer))), "127.0.0.1", 0
+    )
+    try:
+        yield changed(url, at=f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    finally:
+        server.close()
+        for handler in handlers:
+            handler.cancel()
+
+
+@pytest.mark.parametrize("is_used_again", [True, False])
+async def test_a_connection_whose_server_has_said_goodbye_but_not_hung_up_is_away(
+    postgres_url: str, owner: "asyncpg.Connection[asyncpg.Record]", is_used_again: bool
+) -> None:
+    """The FATAL of a dying server arrives a moment before the end of the stream; asyncpg calls that its own fault."""
+
+    async def meet_the_end(postgres: Postgres) -> None:
+        async with postgres.acquire() as connection:
+            await terminate(owner, connection)
+            await asyncio.sleep(0.05)  # no event tells that asyncpg has read it
+            if is_used_again:
+                await connection.fetchval("SELECT 1")
+
+    async with slow_to_hang_up(postgres_url) as url, pool_of(url, max_size=1) as postgres:
+        with pytest.raises(PostgresAway, match="another operation"):
+            await meet_the_end(postgres)
+        await postgres.ping()
+
+
 async def test_a_pool_whose_connections_are_all_in_use_says_so_in_time(
     postgres_url: str,
     owner: "asyncpg.Connection[asyncpg.Record]",
@@ -229,9 +275,7 @@ async def test_what_waiting_cannot_mend_is_fatal_and_names_the_place_without_the
         ("postgres://db/carillon", "db/carillon"),
     ],
 )
-def test_the_place_is_named_without_login_even_where_the_password_is_not_escaped(
-    url: str, where: str
-) -> None:
+def test_the_place_is_named_without_login_even_where_the_password_is_not_escaped(url: str, where: str) -> None:
     assert under_test._where(url) == where
 
 
@@ -245,9 +289,7 @@ async def test_a_unit_is_repeated_as_a_whole_until_postgres_is_back() -> None:
             raise PostgresAway("shutting down")
         return "done"
 
-    result = await until_available(
-        unit, backoff=Backoff(0.001, 0.001), on_wait=lambda away: waits.append(str(away))
-    )
+    result = await until_available(unit, backoff=Backoff(0.001, 0.001), on_wait=lambda away: waits.append(str(away)))
 
     assert (result, len(tries), waits) == ("done", 3, ["shutting down"] * 2)
 
