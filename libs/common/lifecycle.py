@@ -115,6 +115,11 @@ class Backoff:
         delay_s, self._next_s = self._next_s, min(self._next_s * 2, self._cap_s)
         return delay_s * random.uniform(0.5, 1)  # noqa: S311  spreads load, guards nothing
 
+    @property
+    def is_fresh(self) -> bool:
+        """Nothing has been waited for yet, or not since the last reset."""
+        return self._next_s == self._first_s
+
     def reset(self) -> None:
         """Begin again at `first_s`: the last try went well."""
         self._next_s = self._first_s

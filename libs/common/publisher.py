@@ -6,7 +6,8 @@ A publish that failed or timed out is unknown, not no: its caller repeats it wit
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from contextlib import suppress
 from functools import partial
 from uuid import uuid4
@@ -15,7 +16,7 @@ import structlog
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aiormq.exceptions import DeliveryError, PublishError
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from libs.common.coalescing import Coalescer
 from libs.common.connection import LINK_ERRORS, is_being_cancelled, watch
@@ -33,6 +34,9 @@ MESSAGES = Counter(
     "carillon_publisher_messages_total", "AMQP messages published", ["exchange", "outcome"], registry=REGISTRY
 )
 ITEMS = Counter("carillon_publisher_items_total", "Items published", ["exchange", "outcome"], registry=REGISTRY)
+HELD = Gauge(
+    "carillon_publisher_held_items", "Items published again and again until they are confirmed", registry=REGISTRY
+)
 CONFIRM_SECONDS = Histogram(
     "carillon_publisher_confirm_seconds",
     "From the publish to the broker's confirm",
@@ -73,6 +77,7 @@ class Publisher:
         self._channel: AbstractChannel | None = None
         self._opened = asyncio.Event()
         self._lanes: dict[Route, Coalescer[bytes, None]] = {}
+        self._held = 0
         self._window = asyncio.Semaphore(MESSAGES_IN_FLIGHT_MAX)
 
     async def opened(self, connection: AbstractConnection, lost: asyncio.Event) -> None:
@@ -133,14 +138,31 @@ class Publisher:
     async def insist(self, route: Route, item: bytes, headers: Mapping[str, str | int] | None = None) -> None:
         """Publish until it is confirmed. Ends only with the confirm, or cancelled."""
         backoff = Backoff(first_s=0.05, cap_s=1.0)
-        while True:
-            try:
-                if headers is None:
-                    return await self.publish(route, item)
-                return await self.publish_alone(route, item, headers)
-            except NotPublished as error:
-                log.warning("publish.held", exchange=route.exchange, outcome=error.outcome, reason=str(error))
-                await asyncio.sleep(backoff.next())
+        with ExitStack() as held:
+            while True:
+                try:
+                    if headers is None:
+                        return await self.publish(route, item)
+                    return await self.publish_alone(route, item, headers)
+                except NotPublished as error:
+                    if backoff.is_fresh:
+                        held.enter_context(self._holding(error))
+                    await asyncio.sleep(backoff.next())
+
+    @contextmanager
+    def _holding(self, error: NotPublished) -> Iterator[None]:
+        """Thousands of items may be held in one outage: one line when it begins, one when it ends."""
+        self._held += 1
+        HELD.set(self._held)
+        if self._held == 1:
+            log.warning("publish.held", outcome=error.outcome, reason=str(error))
+        try:
+            yield
+        finally:
+            self._held -= 1
+            HELD.set(self._held)
+            if self._held == 0:
+                log.info("publish.resumed")
 
     async def _publish_packed(self, route: Route, items: list[bytes]) -> list[None]:
         await self._confirm(route, b"[" + b",".join(items) + b"]", len(items), {})

@@ -12,7 +12,7 @@ from typing import Literal
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 
-# The fourth redelivery is unpacked and the fifth crash parks, so fifty is out of reach for healthy work
+# The third delivery is taken apart and the fifth crash parks, so fifty is out of reach for healthy work
 # and still ends a message that kills every process that takes it.
 DELIVERY_LIMIT = 50
 # RabbitMQ 4 drops at 20 by default where no dead-letter exchange is set; parking must never drop.
