@@ -7,8 +7,7 @@ A publish that failed or timed out is unknown, not no: its caller repeats it wit
 import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from uuid import uuid4
 
