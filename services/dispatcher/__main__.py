@@ -2,8 +2,11 @@
 
 import asyncio
 import random
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
+
+from redis.asyncio import Redis
 
 from libs.common import topology
 from libs.common.admin import AdminServer
@@ -38,10 +41,7 @@ async def main() -> None:
     clock = SystemClock()
 
     async with AsyncExitStack() as opened:  # closed last-in first-out, after the drain
-        redis = redis_client(settings.redis_url.get_secret_value())
-        opened.push_async_callback(redis.aclose)
-        with suppress(RedisAway):
-            await ping(redis)  # a wrong login ends the process; later on it costs the marks alone
+        redis = await opened.enter_async_context(_redis(settings.redis_url.get_secret_value()))
         caller = AiohttpCaller(guarded_socket_factory(settings.allow_networks), clock)
         opened.push_async_callback(caller.close)
 
@@ -74,6 +74,18 @@ async def main() -> None:
             *(ItemConsumer(intake, delivery.handle, slots) for intake in intakes),
         ]
         await run_until_stopped(workers, drain_s=settings.drain_s)
+
+
+@asynccontextmanager
+async def _redis(url: str) -> AsyncIterator[Redis]:
+    """A wrong login ends the process now; later on it costs the marks alone, as Redis away does always."""
+    client = redis_client(url)
+    try:
+        with suppress(RedisAway):
+            await ping(client)
+        yield client
+    finally:
+        await client.aclose()
 
 
 if __name__ == "__main__":

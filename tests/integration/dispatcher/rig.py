@@ -26,23 +26,13 @@ from services.dispatcher.outcome import Answer
 from services.dispatcher.outlet import Outlet
 from services.dispatcher.retry import Ladder
 from tests.conftest import RETRY_SCHEDULE_S
+from tests.integration.rig import until
 from tests.unit.dispatcher.samples import an_answer, due
 
 T = TypeVar("T")
+_ITEMS = msgspec.json.Decoder(list[dict[str, Any]]).decode
+_RAWS = msgspec.json.Decoder(list[msgspec.Raw]).decode
 LOOPBACK = ("127.0.0.0/8",)
-
-
-async def until(
-    what: str, is_so: Callable[[], bool | Awaitable[bool]], within_s: float = 10, look_every_s: float = 0.01
-) -> None:
-    """Wait for a predicate, or say what was waited for."""
-    deadline = asyncio.get_running_loop().time() + within_s
-    while True:
-        so = is_so()
-        if so if isinstance(so, bool) else await so:
-            return
-        assert asyncio.get_running_loop().time() < deadline, f"waited {within_s} s for {what}"
-        await asyncio.sleep(look_every_s)
 
 
 # --- receivers
@@ -281,7 +271,7 @@ class Tap:
         async def take(message: Any) -> None:
             self.raws.append(message.body)
             self.headers.append(dict(message.headers))
-            with suppress(msgspec.DecodeError):
+            with suppress(msgspec.DecodeError, UnicodeDecodeError):
                 self.items += msgspec.json.decode(message.body)
             await message.ack()
 
@@ -299,7 +289,8 @@ class Tap:
     def of(self, kind: type[T]) -> list[T]:
         """The items of one contract."""
         tag = kind.__struct_config__.tag  # type: ignore[attr-defined]
-        return [msgspec.convert(item, kind) for item in self.items if item["type"] == tag]
+        items = [(item, raw) for body in self.raws for item, raw in zip(_ITEMS(body), _RAWS(body), strict=True)]
+        return [msgspec.json.decode(raw, type=kind) for item, raw in items if item["type"] == tag]
 
 
 async def depth(connection: AbstractConnection, queue: str) -> int:

@@ -19,7 +19,7 @@ from libs.common.redis import redis_client
 from services.dispatcher import marks as marks_module
 from services.dispatcher.marks import Claimed, InFlight, Marks, Settled, Told, attempt_key, success_key
 from services.dispatcher.retry import Expire, Ladder, Verdict
-from tests.integration.dispatcher.rig import until
+from tests.integration.rig import until
 from tests.unit.dispatcher.samples import NOW, a_call, a_task, an_answer
 
 
@@ -191,7 +191,7 @@ async def test_every_mark_ends_by_itself(one: Marks, redis: Redis) -> None:
     keys = await redis.keys("*")
     assert len(keys) == 4
     assert all([await redis.ttl(key) > 0 for key in keys])
-    assert all(bytes(key).startswith(b"carillon:dispatcher:") for key in keys)
+    assert await redis.keys("carillon:dispatcher:*") == keys
 
 
 async def test_the_scripts_are_loaded_again_into_a_redis_that_forgot_them(one: Marks, redis: Redis) -> None:
