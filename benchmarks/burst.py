@@ -39,9 +39,10 @@ QUIET_BEFORE_S = 0.5
 
 def main() -> int:
     options = _parser().parse_args()
+    load_before = load_average()  # before the stack's own start adds to it
     try:
         with private_stack(FOLDER, port_offset=options.port_offset, replicas=1, settings={}) as stack:
-            burst = asyncio.run(measure(stack, options))
+            burst = asyncio.run(measure(stack, options, load_before))
             summary = FOLDER / "summary.json"
             summary.write_bytes(msgspec.json.format(msgspec.json.encode(burst.as_json()), indent=1))
             say(f"{text(burst)}\n\n  summary      {summary}")
@@ -58,9 +59,8 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-async def measure(stack: PrivateStack, options: argparse.Namespace) -> Burst:
+async def measure(stack: PrivateStack, options: argparse.Namespace, load_before: float) -> Burst:
     """Raises: Stuck, NotTaken."""
-    load_before = load_average()
     async with aiohttp.ClientSession() as session, sink_process(session) as sink:
         bench = Bench(stack, sink, Meter(stack, sink, session), options.connections)
         warm = await bench.warm_up(min(WARM_UP_TASKS, options.tasks))

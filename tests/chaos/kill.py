@@ -48,7 +48,7 @@ def main() -> int:
             report = asyncio.run(run(stack, options, seed))
             summary = FOLDER / "summary.json"
             summary.write_bytes(msgspec.json.format(msgspec.json.encode(report.as_json()), indent=1))
-            say(text(report) + f"\n  summary     {summary}")
+            say(text(report) + f"\n  summary     {summary}; every call in calls.jsonl, logs in logs/")
     except StackError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -75,17 +75,18 @@ async def run(stack: PrivateStack, options: argparse.Namespace, seed: int) -> Re
         await _ask(asking, options.over + ACCEPT_WITHIN_S)
         not_back = await killing
         await _calls_made(client.accepted, sink, settled_at=time.monotonic())
+        calls = [call for made in sink.calls.values() for call in made]
+        (FOLDER / "calls.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(calls))
         states = await aftermath.histories(http, stack.api_urls(), client.accepted)
         failed = sum(task.should_end == "failed" for task in client.accepted)
         return Report(
             seed=seed,
             wanted=options.tasks,
             kills_wanted=options.kills,
-            wall_s=time.monotonic() - began,
-            verdict=check(client.accepted, [call for calls in sink.calls.values() for call in calls]),
+            verdict=check(client.accepted, calls),
             states=states,
             unfinished=unfinished(client.accepted, states),
-            answers=client.answers,
+            answers=dict(client.answers),
             kills=tuple(reaper.kills),
             kills_by_victim={victim: reaper.count()[victim] for victim in reaper.victims},
             not_back=tuple(not_back),
@@ -93,6 +94,7 @@ async def run(stack: PrivateStack, options: argparse.Namespace, seed: int) -> Re
             mails=await aftermath.mails(stack.layout.mail, client.notices, failed),
             notices=len(notice_times_s(options.over)),
             parked=tuple(await aftermath.parked(stack.variables["CARILLON_POSTGRES_URL"])),
+            wall_s=time.monotonic() - began,
         )
 
 

@@ -17,7 +17,6 @@ class Report:
     wanted: int
     """Tasks that the client was to schedule."""
     kills_wanted: int
-    wall_s: float
     verdict: Verdict
     states: Mapping[str, str]
     unfinished: Mapping[str, str]
@@ -30,6 +29,7 @@ class Report:
     mails: Mails
     notices: int
     parked: tuple[str, ...]
+    wall_s: float
 
     @property
     def faults(self) -> list[str]:

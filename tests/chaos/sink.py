@@ -14,8 +14,8 @@ from aiohttp import web
 from deploy.local.layout import LOOPBACK
 from tests.chaos.checker import Call
 
-# So that a kill meets calls under way.
-ANSWER_AFTER_S = 0.05
+# So that a kill meets calls under way: at 16 tasks/s every dispatcher of two has two in hand.
+ANSWER_AFTER_S = 0.25
 
 
 class Sink:
