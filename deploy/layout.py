@@ -17,8 +17,10 @@ FUNCTION_MAX_DISPATCHER = 40
 FILE_WARN = 300
 
 SQL = re.compile(r"\b(SELECT\s.+\sFROM|INSERT\s+INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM|CREATE\s+TABLE)\b", re.S)
-QUEUE_NAME = re.compile(r"^(carillon\.(tasks|due|retry|events|fallback|digest|mailer|parking|dispatch)\b|FallbackAPIQueue$"
-                        r"|(scheduler|dispatcher|ingest|mailer)\.[a-z]+(-[a-z]+)*$)")  # fmt: skip
+QUEUE_NAME = re.compile(
+    r"^(carillon\.(tasks|due|retry|events|fallback|digest|mailer|parking|dispatch)\b|FallbackAPIQueue$"
+    r"|(scheduler|dispatcher|ingest|mailer)\.[a-z]+(-[a-z]+)*$)"
+)
 TOPOLOGY = "libs/common/topology.py"
 # Day partitions and the pool's own check are the same SQL for every service.
 SQL_ELSEWHERE = ("libs/common/partitions.py", "libs/common/postgres.py")

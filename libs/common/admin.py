@@ -86,9 +86,7 @@ class AdminServer:
 
 
 @asynccontextmanager
-async def serve(
-    app: web.Application, host: str, port: int, *, setting: str, drain_s: float = 1
-) -> AsyncIterator[int]:
+async def serve(app: web.Application, host: str, port: int, *, setting: str, drain_s: float = 1) -> AsyncIterator[int]:
     """Serve `app` inside the block; gives the port in use (`port` 0 takes any free one).
 
     On leaving, no connection is accepted any more and requests in hand get `drain_s` seconds.
@@ -133,9 +131,7 @@ async def _within_limit(check: ReadyCheck) -> None:
 
 def _answer(status: str, checks: Mapping[str, str] | None = None) -> web.Response:
     body = {"status": status} if checks is None else {"status": status, "checks": checks}
-    return web.Response(
-        body=msgspec.json.encode(body), status=503 if checks else 200, content_type="application/json"
-    )
+    return web.Response(body=msgspec.json.encode(body), status=503 if checks else 200, content_type="application/json")
 
 
 async def _metrics(request: web.Request) -> web.Response:

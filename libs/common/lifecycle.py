@@ -62,9 +62,7 @@ async def run_until_stopped(workers: Sequence[Worker], *, drain_s: float) -> Non
     """
     stopping = asyncio.Event()
     failures: list[Exception] = []
-    running = {
-        asyncio.create_task(_run(worker, stopping, failures), name=worker.name): worker for worker in workers
-    }
+    running = {asyncio.create_task(_run(worker, stopping, failures), name=worker.name): worker for worker in workers}
     _on_signals(stopping.set)
     try:
         await stopping.wait()

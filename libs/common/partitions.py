@@ -36,9 +36,7 @@ class _Partition(NamedTuple):
     """A detach was begun and not finished."""
 
 
-async def ensure_days(
-    connection: Connection, schema: str, table: str, *, first: date, days: int
-) -> list[str]:
+async def ensure_days(connection: Connection, schema: str, table: str, *, first: date, days: int) -> list[str]:
     """Make the partitions of `days` days from `first` on; gives the names of those that were missing.
 
     Safe to repeat and to run in two replicas at once. Call it outside a transaction: each partition is made

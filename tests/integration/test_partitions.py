@@ -94,9 +94,7 @@ async def test_two_replicas_may_make_the_same_days_at_once(postgres: Postgres) -
     ]
 
 
-async def test_a_partition_is_made_while_rows_are_being_written(
-    postgres: Postgres, connection: Connection
-) -> None:
+async def test_a_partition_is_made_while_rows_are_being_written(postgres: Postgres, connection: Connection) -> None:
     await ensure(connection, days=1)
 
     async with postgres.acquire() as writer, writer.transaction():
@@ -114,8 +112,7 @@ async def test_only_days_before_the_first_to_keep_are_dropped(connection: Connec
 
 async def test_a_table_with_a_longer_name_is_left_alone(connection: Connection) -> None:
     await connection.execute(
-        "CREATE TABLE task_done_p20200101_copy (); CREATE TABLE task_done_parked (); "
-        "CREATE TABLE other_p20200101 ()"
+        "CREATE TABLE task_done_p20200101_copy (); CREATE TABLE task_done_parked (); CREATE TABLE other_p20200101 ()"
     )
 
     assert await drop(connection, TODAY) == []

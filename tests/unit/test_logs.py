@@ -99,9 +99,7 @@ def test_a_warning_of_python_is_a_log_line(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize("source", ["ours", "library"])
-def test_an_exception_is_structured_without_local_variables(
-    capsys: pytest.CaptureFixture[str], source: str
-) -> None:
+def test_an_exception_is_structured_without_local_variables(capsys: pytest.CaptureFixture[str], source: str) -> None:
     log = configured()
     try:
         secret_local = "hunter3"
@@ -126,9 +124,7 @@ def test_an_exception_is_structured_without_local_variables(
     ["Authorization", "client_secret", "X-Token", "Set-Cookie", "webhook-signature", "password", "api_key"],
 )
 def test_a_value_under_a_secret_key_is_hidden_at_any_depth(key: str) -> None:
-    assert redacted({"headers": [{key: "hunter2", "Host": "x"}]}) == {
-        "headers": [{key: "<hidden>", "Host": "x"}]
-    }
+    assert redacted({"headers": [{key: "hunter2", "Host": "x"}]}) == {"headers": [{key: "<hidden>", "Host": "x"}]}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import pytest
 from pydantic import SecretStr, field_validator
 
 from libs.common.settings import (
-    KNOWN_VARIABLES,
     AdminPort,
     CommaFloats,
     CommaStrings,
@@ -89,7 +88,6 @@ def test_an_unknown_variable_is_refused_with_the_nearest_known_one() -> None:
 
 def test_a_variable_of_another_service_may_stand_in_the_same_environment() -> None:
     load(BellSettings, GOOD | {"CARILLON_SMTP_URL": "smtp://mail", "CARILLON_API_KEY": "k"})
-
 
 
 def test_a_missing_variable_says_how_to_set_it() -> None:

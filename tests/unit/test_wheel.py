@@ -163,9 +163,7 @@ def test_sleeping_from_wake_to_wake_returns_every_key_on_its_own_tick(now: int, 
 
 @settings(max_examples=300, deadline=None)
 @given(now=starts, ahead=st.lists(distances.filter(bool), max_size=40), naps=st.lists(distances, max_size=20))
-def test_how_often_it_is_advanced_does_not_change_what_comes_out(
-    now: int, ahead: list[int], naps: list[int]
-) -> None:
+def test_how_often_it_is_advanced_does_not_change_what_comes_out(now: int, ahead: list[int], naps: list[int]) -> None:
     at_once: TimingWheel[int] = TimingWheel(now)
     in_naps: TimingWheel[int] = TimingWheel(now)
     for key, distance in enumerate(ahead):
