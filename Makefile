@@ -19,7 +19,9 @@ demo: $(VENV)/ok ## everything from nothing: start, schedule ten tasks, watch th
 	@$(BIN)/python -m deploy.demo
 
 test: $(VENV)/ok ## all tests, fast ones first, on real servers of their own
-	$(BIN)/pytest tests/unit tests/contract tests/http tests/local tests/integration tests/e2e
+	$(BIN)/pytest -q tests/unit tests/contract tests/http
+	$(BIN)/pytest -q tests/local tests/integration
+	$(BIN)/pytest -q tests/e2e
 
 check: $(VENV)/ok ## lint, types, imports, layout
 	$(BIN)/ruff check .
