@@ -94,7 +94,7 @@ async def amqp(amqp_url: str) -> AsyncIterator[AbstractConnection]:
 @pytest.fixture
 async def postgres_url(servers: dict[str, str]) -> AsyncIterator[str]:
     """An empty database of the test's own."""
-    async with _fresh_database(servers["CARILLON_POSTGRES_URL"]) as url:
+    async with fresh_database(servers["CARILLON_POSTGRES_URL"]) as url:
         yield url
 
 
@@ -111,7 +111,7 @@ def _migrated_template(servers: dict[str, str]) -> str:
 @pytest.fixture
 async def migrated_postgres_url(servers: dict[str, str], _migrated_template: str) -> AsyncIterator[str]:
     """A database of the test's own with every service's tables."""
-    async with _fresh_database(servers["CARILLON_POSTGRES_URL"], _migrated_template) as url:
+    async with fresh_database(servers["CARILLON_POSTGRES_URL"], _migrated_template) as url:
         yield url
 
 
@@ -129,9 +129,7 @@ async def redis_url(servers: dict[str, str]) -> str:
 def rabbitmqctl(servers: dict[str, str]) -> Callable[..., str]:
     """Run rabbitmqctl against the test broker: `rabbitmqctl("set_vm_memory_high_watermark", "0.4")`."""
     pid = int((STACK / "pids" / "rabbitmq").read_text())
-    environ = dict(
-        pair.split("=", 1) for pair in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in pair
-    )
+    environ = dict(pair.split("=", 1) for pair in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in pair)
     scripts = (folder / "rabbitmqctl" for folder in _script_folders(environ))
     script = next(script for script in scripts if script.exists())
 
@@ -149,7 +147,7 @@ def _script_folders(environ: dict[str, str]) -> list[Path]:
 
 
 @asynccontextmanager
-async def _fresh_database(server_url: str, template: str = "template0") -> AsyncIterator[str]:
+async def fresh_database(server_url: str, template: str = "template0") -> AsyncIterator[str]:
     name = f"test_{uuid4().hex[:12]}"
     server = await asyncpg.connect(server_url)
     try:

@@ -43,7 +43,7 @@ async def main() -> None:
             )
         )
         store, clock = Store(postgres), SystemClock()
-        keeping = Keeping(store, clock, settings.tombstone_days)
+        keeping = Keeping(store, settings.tombstone_days)
         await keeping.prepare()
 
         amqp_url = settings.amqp_url.get_secret_value()

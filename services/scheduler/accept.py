@@ -4,8 +4,9 @@ A redelivery finds the row or its tombstone and publishes the same event again. 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import TypeVar
 from uuid import UUID
 
 import structlog
@@ -24,6 +25,7 @@ ACCEPTED = Counter(
 )
 
 Hold = Callable[[UUID, datetime], None]
+M = TypeVar("M", CreateTask, ReturnTask)
 
 log = structlog.get_logger(__name__)
 
@@ -37,55 +39,72 @@ class Acceptor:
         self._hold = hold
 
     async def creates(self, messages: Sequence[CreateTask]) -> None:
-        tasks = [message.task for message in messages]
-        accepted = await self._accept([_row(task, task.due_at) for task in tasks], "create")
-        first = _firsts(tasks)
-        events = [_event(task, first[task.id], accepted) for task in tasks]
+        while messages:
+            given = _newest(messages)
+            # Others are taken as if they had come later: they may conflict, or it was the first one that did.
+            same, messages = _by_request(messages, given)
+            await self._creates(same, given)
+
+    async def _creates(self, messages: Sequence[CreateTask], given: Mapping[UUID, CreateTask]) -> None:
+        rows = [_row(message.task, message.task.due_at) for message in given.values()]
+        accepted = await self._accept(rows, "create", len(messages))
+        events = [_event(message.task, given[message.task.id].task, accepted) for message in messages]
         await asyncio.gather(*(self._publisher.insist(topology.TASK_EVENT, event) for event in events))
 
     async def returns(self, messages: Sequence[ReturnTask]) -> None:
-        await self._accept([_row(message.task, message.not_before) for message in messages], "return")
+        rows = [_row(message.task, message.not_before) for message in _newest(messages).values()]
+        await self._accept(rows, "return", len(messages))
 
-    async def _accept(self, rows: Sequence[Row], kind: str) -> Accepted:
-        newest: dict[UUID, Row] = {}
-        for row in rows:
-            known = newest.get(row.id)
-            if known is None or (row.fingerprint == known.fingerprint and row[1:4] > known[1:4]):
-                newest[row.id] = row
-        unique = list(newest.values())
+    async def _accept(self, rows: Sequence[Row], kind: str, messages: int) -> Accepted:
         try:
-            accepted = await until_available(lambda: self._store.accept(unique))
+            accepted = await until_available(lambda: self._store.accept(rows))
         except BadRow as error:
             if len(rows) == 1:
                 raise Poison(f"Postgres refuses it: {error}") from error
             raise
-        for row in unique:
+        for row in rows:
             if row.id in accepted.held:
                 self._hold(row.id, row.due_at)
+        for task_id, earlier in accepted.earlier.items():
+            if earlier.due_at is not None:  # it may be ours, of a commit whose answer was lost
+                self._hold(task_id, earlier.due_at)
         ACCEPTED.labels(kind, "held").inc(len(accepted.held))
-        ACCEPTED.labels(kind, "known").inc(len(rows) - len(accepted.held))
+        ACCEPTED.labels(kind, "known").inc(messages - len(accepted.held))
         return accepted
+
+
+def _newest(messages: Sequence[M]) -> dict[UUID, M]:
+    """One message per id: the highest order, the first of equals, and never another request than the first one."""
+    newest: dict[UUID, M] = {}
+    for message in messages:
+        known = newest.setdefault(message.task.id, message)
+        if message.task.fingerprint == known.task.fingerprint and message.task.order > known.task.order:
+            newest[message.task.id] = message
+    return newest
+
+
+def _by_request(
+    messages: Sequence[CreateTask], given: Mapping[UUID, CreateTask]
+) -> tuple[list[CreateTask], list[CreateTask]]:
+    """Those that ask for the same as the one given under their id, and those that ask for something else."""
+    same: list[CreateTask] = []
+    others: list[CreateTask] = []
+    for message in messages:
+        is_same = message.task.fingerprint == given[message.task.id].task.fingerprint
+        (same if is_same else others).append(message)
+    return same, others
 
 
 def _row(task: Task, due_at: datetime) -> Row:
     return Row(task.id, *task.order, due_at, task.expires_at, task.project, task.fingerprint, encode(task))
 
 
-def _firsts(tasks: Sequence[Task]) -> dict[UUID, Task]:
-    """The first create of each id in a batch: the one whose row was given to the store."""
-    first: dict[UUID, Task] = {}
-    for task in tasks:
-        first.setdefault(task.id, task)
-    return first
-
-
-def _event(task: Task, first: Task, accepted: Accepted) -> bytes:
+def _event(task: Task, given: Task, accepted: Accepted) -> bytes:
     """What the history hears of one create: the task that stands under its id, or that it is another one."""
     earlier = accepted.earlier.get(task.id)
-    fingerprint = first.fingerprint if earlier is None else earlier.fingerprint
-    if task.fingerprint != fingerprint:
+    if earlier is None:
+        return encode(TaskAccepted(task=given))
+    if task.fingerprint != earlier.fingerprint:
         log.warning("create.conflicts", task_id=str(task.id), project=task.project)
         return encode(TaskConflict(id=task.id, project=task.project, fingerprint=task.fingerprint))
-    if earlier is not None and earlier.message is not None:
-        return encode(TaskAccepted(task=decode_task(earlier.message)))
-    return encode(TaskAccepted(task=first))
+    return encode(TaskAccepted(task=task if earlier.message is None else decode_task(earlier.message)))

@@ -47,6 +47,9 @@ class Alarm:
         self._clock = clock
         self._horizon = timedelta(seconds=horizon_s)
         self._offset = timedelta(0)
+        self._tick: int
+        self._wheel: TimingWheel[UUID]
+        self._loaded_until: datetime
         self._overdue: list[UUID] = []
         self._nudged = asyncio.Event()
         self._stepped = asyncio.Event()
@@ -108,8 +111,7 @@ class Alarm:
             fired = await self._firing.fire_these(ids)
             self._overdue += fired.left
             again = set(fired.again)
-            missed = [task_id for task_id in fired.missed if task_id not in again]
-            if early := await self._store.still_to_come(missed) if missed else []:
+            if early := await self._store.still_to_come(fired.missed) if fired.missed else []:
                 await self._measure()  # our clock is ahead
         except PostgresAway as error:
             log.warning("fire.waits", reason=str(error))
@@ -173,5 +175,5 @@ class Alarm:
     def _begin_anew(self) -> None:
         """An empty wheel at the present moment: the next load fills it."""
         self._tick = to_ms(self.now())
-        self._wheel: TimingWheel[UUID] = TimingWheel(self._tick)
+        self._wheel = TimingWheel(self._tick)
         self._loaded_until = self.now() - FIRST_LOAD_BACK

@@ -65,7 +65,7 @@ class Firing:
         if await self._flows():
             await self._store.fire_these(ids, batch.emit)
         else:
-            batch.again = list(ids)
+            batch.found, batch.again = set(ids), list(ids)
         self._count(batch)
         absent = [task_id for task_id in ids if task_id not in batch.found]
         return Fired([], batch.again, absent) if batch.is_full else Fired(absent, batch.again)
@@ -130,7 +130,7 @@ class _Batch:
         await asyncio.wait(sending, timeout=PUBLISH_DEADLINE_S)
         confirmed = []
         for row, publish in zip(rows, sending, strict=True):
-            if publish.done() and publish.exception() is None:
+            if publish.done() and not publish.cancelled() and publish.exception() is None:
                 confirmed.append(row)
             else:
                 publish.cancel()

@@ -4,7 +4,6 @@ import asyncio
 
 import structlog
 
-from libs.common.clock import Clock
 from libs.common.lifecycle import pause
 from libs.common.postgres import until_available
 from services.scheduler.store import Store
@@ -17,9 +16,8 @@ log = structlog.get_logger(__name__)
 class Keeping:
     name = "housekeeping"
 
-    def __init__(self, store: Store, clock: Clock, tombstone_days: int) -> None:
+    def __init__(self, store: Store, tombstone_days: int) -> None:
         self._store = store
-        self._clock = clock
         self._tombstone_days = tombstone_days
 
     async def prepare(self) -> None:
@@ -31,5 +29,5 @@ class Keeping:
             await until_available(self.one_pass)
 
     async def one_pass(self) -> None:
-        await self._store.keep_partitions(self._clock.now().date(), self._tombstone_days)
+        await self._store.keep_partitions(self._tombstone_days)
         log.info("partitions.kept", tombstone_days=self._tombstone_days)

@@ -41,10 +41,11 @@ class Row(NamedTuple):
 
 
 class First(NamedTuple):
-    """What stands under an id already. `message` is None when only its tombstone is left."""
+    """What stands under an id already. `message` and `due_at` are None when only its tombstone is left."""
 
     fingerprint: str
     message: bytes | None
+    due_at: datetime | None
 
 
 class Accepted(NamedTuple):
@@ -97,7 +98,7 @@ _DELETE_COVERED = """
       AND (done.generation, done.attempt, done.hop) >= (task.generation, task.attempt, task.hop)
     RETURNING task.id, done.fingerprint
 """
-_EARLIER = "SELECT id, fingerprint, message FROM task WHERE id = ANY($1::uuid[])"
+_EARLIER = "SELECT id, fingerprint, message, due_at FROM task WHERE id = ANY($1::uuid[])"
 
 _DUE = """
     SELECT id, generation, attempt, hop, due_at, coalesce(expires_at <= clock_timestamp(), false) AS is_expired,
@@ -120,6 +121,7 @@ _BURY = """
     INSERT INTO task_done (id, generation, attempt, hop, cause, fingerprint)
     SELECT id, generation, attempt, hop, $2, fingerprint FROM gone
 """
+_TODAY = "SELECT (now() AT TIME ZONE 'UTC')::date"
 _COMING = "SELECT id, due_at FROM task WHERE due_at > $1 AND due_at <= $2 ORDER BY due_at LIMIT $3"
 _OVERDUE_STATE = """
     SELECT count(*) AS tasks, coalesce(extract(epoch FROM clock_timestamp() - min(due_at)), 0)::float8 AS oldest_s
@@ -142,10 +144,10 @@ class Store:
                 inserted = await connection.fetch(_INSERT, *_columns(rows))
                 covered = await connection.fetch(_DELETE_COVERED, ids)
                 held = {record["id"] for record in inserted} - {record["id"] for record in covered}
-                earlier = {record["id"]: First(record["fingerprint"], None) for record in covered}
+                earlier = {record["id"]: First(record["fingerprint"], None, None) for record in covered}
                 if unknown := [id_ for id_ in ids if id_ not in held and id_ not in earlier]:
-                    for record in await connection.fetch(_EARLIER, unknown):
-                        earlier[record["id"]] = First(record["fingerprint"], record["message"])
+                    for id_, *first in await connection.fetch(_EARLIER, unknown):
+                        earlier[id_] = First(*first)
         except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
             raise BadRow(str(error)) from error
         return Accepted(frozenset(held), earlier)
@@ -183,8 +185,10 @@ class Store:
             assert record is not None
             return record["tasks"], record["oldest_s"]
 
-    async def keep_partitions(self, today: date, keep_days: int) -> None:
+    async def keep_partitions(self, keep_days: int) -> None:
+        """Make the days ahead and drop those past, by the clock that dates the tombstones."""
         async with self._postgres.acquire() as connection:
+            today: date = await connection.fetchval(_TODAY)
             await ensure_days(connection, "scheduler", "task_done", first=today, days=PARTITION_DAYS_AHEAD + 1)
             await drop_days(connection, "scheduler", "task_done", keep_from=today - timedelta(days=keep_days))
 

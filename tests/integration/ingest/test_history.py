@@ -64,9 +64,7 @@ def parked(id_: UUID, generation: int = 1, hop: int = 1) -> TaskParked:
 
 async def test_a_task_and_its_attempts_can_be_read_back(history: History, store: Store) -> None:
     id_ = uuid4()
-    await history.handle(
-        [accepted(id_), attempted(id_, 1, 0.003), attempted(id_, 2, 7, "succeeded", hop=2)]
-    )
+    await history.handle([accepted(id_), attempted(id_, 1, 0.003), attempted(id_, 2, 7, "succeeded", hop=2)])
     task = await store.task("default", id_)
     assert task is not None
     assert (task.state, task.finished_at, task.lateness_ms) == ("succeeded", NOW + later(7.012), 3)

@@ -1,21 +1,48 @@
-"""A scheduler's store over a real Postgres, in its own role, with the days ahead made."""
+"""A scheduler's store over a real Postgres, in its own role, with the days ahead made.
 
-from collections.abc import AsyncIterator
+One database for all of it, emptied for each test: making one anew costs more than most of these tests.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from libs.common.clock import SystemClock
 from services.scheduler.keeping import Keeping
 from services.scheduler.store import Store
+from tests.conftest import fresh_database
 from tests.integration.scheduler.rig import FakePublisher, Held, Tables, a_pool, bystander
+
+
+@pytest.fixture(scope="session")
+def _database(servers: dict[str, str], _migrated_template: str) -> Iterator[str]:
+    made = fresh_database(servers["CARILLON_POSTGRES_URL"], _migrated_template)
+    with asyncio.Runner() as runner:
+        url = runner.run(made.__aenter__())
+        runner.run(_prepare(url))
+        yield url
+        runner.run(made.__aexit__(None, None, None))
+
+
+async def _prepare(url: str) -> None:
+    async with bystander(url) as tables:
+        await tables.need_no_disk()
+    async with a_pool(url) as postgres:
+        await Keeping(Store(postgres), 7).prepare()
+
+
+@pytest.fixture
+async def migrated_postgres_url(_database: str) -> str:
+    """The scheduler's database, empty."""
+    async with bystander(_database) as tables:
+        await tables.empty()
+    return _database
 
 
 @pytest.fixture
 async def store(migrated_postgres_url: str) -> AsyncIterator[Store]:
     async with a_pool(migrated_postgres_url) as postgres:
-        store = Store(postgres)
-        await Keeping(store, SystemClock(), 7).prepare()
-        yield store
+        yield Store(postgres)
 
 
 @pytest.fixture

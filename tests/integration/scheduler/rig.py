@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,7 +12,7 @@ import asyncpg
 import msgspec
 
 from libs.common.contracts import AnyMessage, Call, Task, encode
-from libs.common.postgres import Postgres, postgres_pool
+from libs.common.postgres import Postgres, PostgresAway, postgres_pool
 from libs.common.publisher import NotPublished, Publisher, Refused
 from libs.common.topology import Route
 from services.scheduler.accept import Acceptor
@@ -122,8 +122,6 @@ class LosesAnswers(Store):
     losses = 1
 
     async def accept(self, rows: Sequence[Row]) -> Accepted:
-        from libs.common.postgres import PostgresAway
-
         accepted = await super().accept(rows)
         if self.losses:
             self.losses -= 1
@@ -155,6 +153,16 @@ class Tables:
         rows = await self.connection.fetch("SELECT cause FROM scheduler.task_done WHERE id = $1", task_id)
         return [row["cause"] for row in rows]
 
+    async def state(self, task_id: UUID) -> tuple[list[tuple[Order, datetime]], list[Order]]:
+        """The row and the tombstones of one id, in one look."""
+        rows = await self.connection.fetch(
+            "SELECT generation, attempt, hop, due_at FROM scheduler.task WHERE id = $1 UNION ALL"
+            " SELECT generation, attempt, hop, NULL FROM scheduler.task_done WHERE id = $1 ORDER BY 1, 2, 3",
+            task_id,
+        )
+        orders = [((g, a, h), due) for g, a, h, due in rows]
+        return [pair for pair in orders if pair[1] is not None], [order for order, due in orders if due is None]
+
     async def message(self, task_id: UUID) -> bytes:
         message: bytes = await self.connection.fetchval("SELECT message FROM scheduler.task WHERE id = $1", task_id)
         return message
@@ -173,7 +181,8 @@ class Tables:
 
     async def someone_waits_for_a_lock(self) -> bool:
         waits: bool = await self.connection.fetchval(
-            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"
+            "SELECT EXISTS (SELECT FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock')"
         )
         return waits
 
@@ -183,6 +192,25 @@ class Tables:
             " WHERE datname = current_database() AND state = 'idle in transaction'"
         )
         return killed
+
+    async def need_no_disk(self) -> None:
+        """Commits return before they are on disk: no test here turns the machine off."""
+        name = await self.connection.fetchval("SELECT current_database()")
+        await self.connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
+
+    async def empty(self) -> None:
+        await self.connection.execute("TRUNCATE scheduler.task, scheduler.task_done")
+
+    async def drop_days(self) -> None:
+        for name in await self.days():
+            await self.connection.execute(f'DROP TABLE scheduler."{name}"')
+
+    async def days(self) -> list[str]:
+        rows = await self.connection.fetch(
+            "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
+            " WHERE i.inhparent = 'scheduler.task_done'::regclass ORDER BY 1"
+        )
+        return [row["relname"] for row in rows]
 
     async def now(self) -> datetime:
         now: datetime = await self.connection.fetchval("SELECT clock_timestamp()")
@@ -229,3 +257,56 @@ async def until(what: str, is_so: Callable[[], Any], within_s: float = 10) -> No
         await asyncio.sleep(0.01)
 
 
+@dataclass
+class Proxy:
+    """A TCP port in front of a server, that can be cut and healed while the server itself stays up."""
+
+    host: str
+    target_port: int
+    port: int = 0
+    _server: asyncio.Server | None = None
+    _links: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def heal(self) -> None:
+        self._server = await asyncio.start_server(self._carry, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Break what is connected; new connections are welcome."""
+        for link in self._links:
+            link.cancel()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_connection(self.host, self.target_port)
+        link = asyncio.create_task(self._both(reader, writer, there_reader, there_writer))
+        self._links.add(link)
+        link.add_done_callback(self._links.discard)
+
+    async def _both(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        there_reader: asyncio.StreamReader,
+        there_writer: asyncio.StreamWriter,
+    ) -> None:
+        ways = [asyncio.create_task(_pump(reader, there_writer)), asyncio.create_task(_pump(there_reader, writer))]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            writer.transport.abort()
+            there_writer.transport.abort()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
