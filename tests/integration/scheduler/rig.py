@@ -199,7 +199,7 @@ class Tables:
         await self.connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
 
     async def empty(self) -> None:
-        await self.connection.execute("TRUNCATE scheduler.task, scheduler.task_done")
+        await self.connection.execute("DELETE FROM scheduler.task; DELETE FROM scheduler.task_done")
 
     async def drop_days(self) -> None:
         for name in await self.days():
