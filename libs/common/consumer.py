@@ -131,7 +131,9 @@ class BatchConsumer(Generic[M]):
         """Gather, handle and settle one batch."""
         items = await self._gather(first)
         if items:
-            await self._handled(items)
+            failures = await self._handled(items)
+            # Side by side: each waits a moment before its next try.
+            await asyncio.gather(*(self.intake.failed(item, error) for item, error in failures))
 
     async def _gather(self, first: Delivery) -> list[Item[M]]:
         deliveries = [first]
@@ -146,7 +148,8 @@ class BatchConsumer(Generic[M]):
         decoded = [await self.intake.decoded(delivery, raw) for delivery in deliveries for raw in delivery.raws]
         return [item for item in decoded if item is not None]
 
-    async def _handled(self, items: Sequence[Item[M]]) -> None:
+    async def _handled(self, items: Sequence[Item[M]]) -> list[tuple[Item[M], BaseException]]:
+        """Settle what was handled; gives what was not, and why."""
         try:
             await self._handle([item.message for item in items])
         except Fatal:
@@ -155,11 +158,9 @@ class BatchConsumer(Generic[M]):
             if is_being_cancelled():
                 raise
             if len(items) == 1:
-                await self.intake.failed(items[0], error)
-                return
+                return [(items[0], error)]
             middle = len(items) // 2
-            await self._handled(items[:middle])
-            await self._handled(items[middle:])
-        else:
-            for item in items:
-                await self.intake.done(item)
+            return [*await self._handled(items[:middle]), *await self._handled(items[middle:])]
+        for item in items:
+            await self.intake.done(item)
+        return []

@@ -18,13 +18,15 @@ from aiormq.exceptions import DeliveryError, PublishError
 from prometheus_client import Counter, Gauge, Histogram
 
 from libs.common.coalescing import Coalescer
-from libs.common.connection import LINK_ERRORS, is_being_cancelled, watch
+from libs.common.connection import LINK_ERRORS, is_being_cancelled, link_may_be_gone, watch
 from libs.common.lifecycle import Backoff
 from libs.common.metrics import REGISTRY
 from libs.common.topology import Route
 
 PUBLISH_TIMEOUT_S = 5.0
 PING_TIMEOUT_S = 0.5
+# Between the channel's end and the link's word of it.
+CLOSING_PAUSE_S = 0.01
 LOOK_AGAIN_S = 1.0
 # A confirm with `multiple` costs the library time in proportion to what is outstanding on the channel.
 MESSAGES_IN_FLIGHT_MAX = 1_000
@@ -94,13 +96,14 @@ class Publisher:
             await self._opened.wait()
             channel = self._channel
             assert channel is not None
-            underlay = await channel.get_underlay_channel()
             # A connection that dies blocked is never unblocked: look now and then whether it is still ours.
-            with suppress(TimeoutError):
+            with suppress(TimeoutError), link_may_be_gone():
                 async with asyncio.timeout(LOOK_AGAIN_S):
+                    underlay = await channel.get_underlay_channel()
                     await underlay.connection.ready()
-                if self._channel is channel:
+                if self._channel is channel and not channel.is_closed:
                     return
+            await asyncio.sleep(CLOSING_PAUSE_S)
 
     async def ping(self) -> None:
         """Raises: ConnectionError while a publish would wait."""

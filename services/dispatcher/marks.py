@@ -9,8 +9,8 @@ Only for efficiency and for fewer duplicates: Redis away means every claim is gr
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Coroutine, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import structlog
@@ -35,6 +35,9 @@ CLAIM_GRACE_S = 10.0
 # The client's own limits add up: two seconds for a connection of its pool, then two for the answer.
 ANSWER_S = 2.0
 BATCH_MAX = 200
+# One that refuses costs nothing to ask; a frozen one, asked by every task, would cost each its whole time limit.
+SILENT_S = 0.5
+REST_S = 1.0
 
 AWAY = Counter(
     "carillon_dispatcher_marks_away_total",
@@ -42,6 +45,8 @@ AWAY = Counter(
     ["operation"],
     registry=REGISTRY,
 )
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -97,6 +102,7 @@ class Marks:
     def __init__(self, redis: Redis, replica: str) -> None:
         self._redis = redis
         self._replica = replica.encode()
+        self._silent_until = 0.0
         self._claim_script = redis.register_script(_CLAIM)
         self._release_script = redis.register_script(_RELEASE)
         self._claims = Coalescer[tuple[Task, int], bytes](self._claim_many, items_max=BATCH_MAX, linger_s=0.001)
@@ -104,10 +110,8 @@ class Marks:
 
     async def claim(self, task: Task, timeout_s: float) -> Claim:
         """Ask for the attempt `task.attempt`."""
-        try:
-            mark = await self._claims.submit((task, int((timeout_s + CLAIM_GRACE_S) * 1000)))
-        except _AWAY:
-            AWAY.labels("claim").inc()
+        mark = await self._asked("claim", self._claims.submit((task, int((timeout_s + CLAIM_GRACE_S) * 1000))))
+        if mark is None:
             return Claimed()
         if mark == b"":
             return Claimed()
@@ -123,11 +127,7 @@ class Marks:
 
     async def release(self, task: Task) -> None:
         """Give back a claim of ours that no verdict came of."""
-        try:
-            with translating():
-                await self._release_script([attempt_key(task)], [self._replica])
-        except _AWAY:
-            AWAY.labels("release").inc()
+        await self._asked("release", self._release(task))
 
     async def settle(self, task: Task, verdict: Verdict, longest_wait_s: float) -> None:
         """The outcome is published. A success of a retry is remembered for as long as a fork of it may climb."""
@@ -136,10 +136,26 @@ class Marks:
             await self._write("done", success_key(task), b"d", min(DONE_S + int(longest_wait_s), SUCCESS_S_MAX))
 
     async def _write(self, operation: str, key: str, mark: bytes, seconds: int) -> None:
-        try:
-            await self._writes.submit((key, mark, seconds))
-        except _AWAY:
-            AWAY.labels(operation).inc()
+        await self._asked(operation, self._writes.submit((key, mark, seconds)))
+
+    async def _asked(self, operation: str, asking: Coroutine[Any, Any, T]) -> T | None:
+        """What Redis answers; None when it is away, at once when it was silent a moment ago."""
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
+        if asked_at < self._silent_until:
+            asking.close()
+        else:
+            try:
+                return await asking
+            except _AWAY:
+                if loop.time() - asked_at > SILENT_S:
+                    self._silent_until = loop.time() + REST_S
+        AWAY.labels(operation).inc()
+        return None
+
+    async def _release(self, task: Task) -> None:
+        with translating():
+            await self._release_script([attempt_key(task)], [self._replica])
 
     async def _claim_many(self, asked: list[tuple[Task, int]]) -> Sequence[bytes]:
         keys = [key for task, _ms in asked for key in (attempt_key(task), success_key(task))]

@@ -46,4 +46,5 @@ ALTER TABLE scheduler.task_done OWNER TO carillon_scheduler;
 CREATE INDEX task_done_id ON scheduler.task_done (id);
 
 -- migrate:down
-DROP SCHEMA scheduler CASCADE;
+DROP TABLE scheduler.task_done;
+DROP TABLE scheduler.task;
