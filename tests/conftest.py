@@ -20,6 +20,7 @@ from aio_pika.abc import AbstractConnection
 from redis.asyncio import Redis
 from yarl import URL
 
+from deploy.local.private import read_env_file
 from deploy.setup import migrate, migrations
 from libs.common.declaration import declare
 from libs.common.topology import Topology, topology
@@ -62,7 +63,7 @@ def _started() -> Iterator[dict[str, str]]:
             pytest.fail(reason)
         pytest.skip(reason)
     try:
-        yield variables(STACK / "env")
+        yield read_env_file(STACK / "env")
     finally:
         subprocess.run([*stack, "down", "--dir", STACK], cwd=ROOT, env=plain, check=False, stdout=subprocess.DEVNULL)
 
@@ -163,8 +164,3 @@ def fresh_folder(stack: Path, environ: dict[str, str]) -> None:
     down = [sys.executable, "-m", "deploy.local", "down", "--dir", str(stack)]
     subprocess.run(down, cwd=ROOT, env=environ, check=False, stdout=subprocess.DEVNULL)
     shutil.rmtree(stack, ignore_errors=True)
-
-
-def variables(env_file: Path) -> dict[str, str]:
-    lines = (line.removeprefix("export ").partition("=") for line in env_file.read_text().splitlines() if "=" in line)
-    return {name: value.strip("'") for name, _equals, value in lines}

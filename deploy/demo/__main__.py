@@ -14,6 +14,7 @@ from deploy.demo.receiver import Receiver
 from deploy.demo.script import Line, lines, refresh, schedule
 from deploy.demo.table import lateness_ms, percentile, table
 from deploy.local.__main__ import main as local_stack
+from deploy.local.private import read_env_file
 
 STACK = Path(".local")
 DEADLINE_S = 90.0
@@ -28,7 +29,7 @@ def main() -> int:
     os.environ.setdefault("CARILLON_DIGEST_CRON", DIGEST_CRON)
     if code := local_stack(["up", "--dir", str(STACK)]):
         return code
-    return asyncio.run(demo(variables(STACK / "env")))
+    return asyncio.run(demo(read_env_file(STACK / "env")))
 
 
 async def demo(stack: dict[str, str]) -> int:
@@ -92,11 +93,6 @@ def report(rows: list[Line], receiver: Receiver, mail: str | None) -> int:
     if not wrong:
         console.print("all ended as they should; the stack goes on, `make down` ends it", soft_wrap=True)
     return 1 if wrong else 0
-
-
-def variables(path: Path) -> dict[str, str]:
-    pairs = (line.removeprefix("export ").partition("=") for line in path.read_text().splitlines() if "=" in line)
-    return {name: value.strip("'") for name, _equals, value in pairs}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ reach the services, except those that name servers: a sourced `.local/env` must 
 
 import fcntl
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -74,8 +75,8 @@ def private_stack(
 
 def read_env_file(path: Path) -> dict[str, str]:
     """What a shell would have after sourcing DIR/env."""
-    pairs = (line.removeprefix("export ").partition("=") for line in path.read_text().splitlines() if "=" in line)
-    return {name: value.strip("'") for name, _equals, value in pairs}
+    words = (word for line in path.read_text().splitlines() for word in shlex.split(line, comments=True))
+    return dict(word.split("=", 1) for word in words if "=" in word)
 
 
 def _environ(settings: Mapping[str, str]) -> dict[str, str]:

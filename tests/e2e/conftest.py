@@ -14,7 +14,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from tests.conftest import ROOT, fresh_folder, variables
+from deploy.local.private import read_env_file
+from tests.conftest import ROOT, fresh_folder
 
 STACK = ROOT / ".local" / "e2e"
 PORT_OFFSET = 2000
@@ -70,7 +71,7 @@ def stack() -> Iterator[dict[str, str]]:
             if os.environ.get("CI") == "true":
                 pytest.fail(reason)
             pytest.skip(reason)
-        yield variables(STACK / "env")
+        yield read_env_file(STACK / "env")
     finally:
         subprocess.run([*command, "down", "--dir", STACK], cwd=ROOT, env=environ, check=False, capture_output=True)
 
