@@ -121,7 +121,7 @@ async def create(api: aiohttp.ClientSession, key: str | None = None, **task: Any
         return answer
 
 
-async def task_in(api: aiohttp.ClientSession, task_id: str, *states: str) -> dict[str, Any]:
+async def task_in(api: aiohttp.ClientSession, task_id: str, *states: str, within_s: float = 20.0) -> dict[str, Any]:
     """The task, once it is in one of `states`."""
 
     async def look() -> dict[str, Any] | None:
@@ -129,7 +129,7 @@ async def task_in(api: aiohttp.ClientSession, task_id: str, *states: str) -> dic
             task: dict[str, Any] = await response.json()
             return task if task.get("status") in states else None
 
-    return await eventually(f"task {task_id} in {states}", look)
+    return await eventually(f"task {task_id} in {states}", look, within_s)
 
 
 def mails() -> list[Path]:
