@@ -26,7 +26,8 @@ def test_every_requirement_has_a_hash(lock: str) -> None:
 def test_everything_asked_for_is_locked() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = {"requirements.lock": project["dependencies"]}
-    asked["requirements-dev.lock"] = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    extras = [name for names in project["optional-dependencies"].values() for name in names]
+    asked["requirements-dev.lock"] = [*project["dependencies"], *extras]
     for lock, names in asked.items():
         locked = set(re.findall(r"^([a-z0-9._-]+)==", (ROOT / lock).read_text(), re.M))
         assert {re.split(r"[<>=\[]", name)[0] for name in names} <= locked
