@@ -20,6 +20,7 @@ def utc(text: str) -> datetime:
         ("0 8 * * *", "UTC", "2027-01-01T08:00:00", "2027-01-02T08:00:00"),
         ("0 8 * * *", PARIS, "2027-01-01T00:00:00", "2027-01-01T07:00:00"),
         ("0 8 * * *", PARIS, "2027-07-01T00:00:00", "2027-07-01T06:00:00"),
+        ("@daily", PARIS, "2027-01-01T00:00:00", "2027-01-01T23:00:00"),
         ("*/5 * * * * *", "UTC", "2027-01-01T00:00:01.250", "2027-01-01T00:00:05"),
         # 28 March 2027: 02:00 is followed by 03:00; half past two is made up for at once.
         ("30 2 * * *", PARIS, "2027-03-28T00:00:00", "2027-03-28T01:00:00"),
@@ -47,7 +48,7 @@ def test_on_the_days_of_a_clock_change_the_next_fire_is_always_ahead(expression:
         assert schedule.after(moment) > moment
 
 
-@pytest.mark.parametrize("expression", ["", "8 *", "61 * * * *", "@daily", "0 0 30 2 *", "a b c d e"])
+@pytest.mark.parametrize("expression", ["", "8 *", "61 * * * *", "@reboot", "0 0 30 2 *", "a b c d e"])
 def test_a_bad_expression_is_refused(expression: str) -> None:
     with pytest.raises(ValueError, match="is no cron expression"):
         Schedule(expression, "UTC")
