@@ -16,9 +16,9 @@ from libs.common.clock import from_ms, to_ms
 from libs.common.contracts import Call, Task, encode
 from services.ingest.limits import expect_errors, label_errors, retry_errors, timeout_errors
 from services.ingest.problems import FieldError, invalid
-from services.ingest.requests import Expect, NewTask, Retry
+from services.ingest.requests import Expect, LocalTime, NewTask, Retry
 from services.ingest.target import content_type_errors, header_errors, url_errors
-from services.ingest.times import BadTime, parse_delay, parse_moment
+from services.ingest.times import BadTime, parse_delay, parse_local, parse_moment
 
 _NO_BODY = (b"", b"null")
 
@@ -90,13 +90,24 @@ def _headers(headers: Mapping[str, str], content_type: str | None) -> Mapping[st
 
 def _due_at(new: NewTask, now: datetime, errors: list[FieldError]) -> datetime:
     """Now when none is given, when it has passed, and when it is wrong (which `errors` then says)."""
-    if new.due_at is not None and new.delay is not None:
-        errors.append(FieldError("/delay", "conflict", "stands beside due_at; give one of them"))
+    given = [name for name in ("due_at", "delay", "local_time") if getattr(new, name) is not None]
+    errors += [FieldError(f"/{name}", "conflict", f"stands beside {given[0]}; give one of them") for name in given[1:]]
     if new.due_at is not None:
         return max(now, _time("due_at", parse_moment, new.due_at, now, errors) or now)
     if new.delay is not None:
         return _time("delay", parse_delay, new.delay, now, errors) or now
+    if new.local_time is not None:
+        return max(now, _local_time(new.local_time, now, errors) or now)
     return now
+
+
+def _local_time(local: LocalTime, now: datetime, errors: list[FieldError]) -> datetime | None:
+    try:
+        return parse_local(local.at, local.timezone, now)
+    except BadTime as error:
+        field = "timezone" if error.code == "unknown_zone" else "at"
+        errors.append(FieldError(f"/local_time/{field}", error.code, error.detail))
+        return None
 
 
 def _expires_at(new: NewTask, due_at: datetime, now: datetime, errors: list[FieldError]) -> datetime | None:

@@ -29,13 +29,21 @@ class Expect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     body_contains: str | None = None
 
 
+class LocalTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a clock in `timezone` (an IANA name) shows when the task is due: `2027-03-28T02:30:00`."""
+
+    at: str
+    timezone: str
+
+
 class NewTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A task as a client asks for it. At most one of due_at and delay, and one of body, body_text and body_base64."""
+    """A task as a client asks for it: at most one of due_at, delay, local_time; one of body, body_text, body_base64."""
 
     url: str
     method: Method = "POST"
     due_at: str | int | float | None = None
     delay: str | int | float | None = None
+    local_time: LocalTime | None = None
     headers: dict[str, str] = {}
     # Raw keeps the client's bytes; `Raw | None` would refuse objects, so an absent body is an empty Raw.
     body: msgspec.Raw = msgspec.Raw(b"")
@@ -50,11 +58,11 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 _LATER = {
-    "local_time": "is not possible yet; give due_at with an offset from UTC",
     "callbacks": "are not possible yet; poll GET /v1/tasks/{id}",
 }
 _FIELDS: Mapping[str, tuple[str, ...]] = {
     "": NewTask.__struct_fields__,
+    "/local_time": LocalTime.__struct_fields__,
     "/retry": Retry.__struct_fields__,
     "/expect": Expect.__struct_fields__,
 }

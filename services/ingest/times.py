@@ -4,22 +4,18 @@ A moment is rounded up to a whole millisecond: a call may be late and never earl
 """
 
 import math
-import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from zoneinfo import ZoneInfo
 
 import msgspec
 
+from libs.common import duration
 from libs.common.clock import ceil_to_ms, from_ms
+from libs.common.wallclock import UnknownZone, resolve, zone
 
 FURTHEST = timedelta(days=3652)  # ten years
 
-_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_SHORT = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
-_NUMBER = r"([0-9]+(?:[.,][0-9]+)?)"
-# ISO 8601 without years and months, whose length depends on the day they begin.
-_ISO = re.compile(rf"P(?:{_NUMBER}W)?(?:{_NUMBER}D)?(?:T(?:{_NUMBER}H)?(?:{_NUMBER}M)?(?:{_NUMBER}S)?)?")
-_ISO_UNIT_S = (604_800, 86_400, 3600, 60, 1)
 _LENGTH_MAX = 64
 
 
@@ -51,6 +47,38 @@ def parse_delay(value: str | float, now: datetime) -> datetime:
     return ceil_to_ms(now + timedelta(milliseconds=math.ceil(seconds * 1000)))
 
 
+def parse_local(at: str, timezone: str, now: datetime) -> datetime:
+    """When clocks in `timezone` show `at`: the first instant after a gap that swallows it, the first of two otherwise.
+
+    Raises: BadTime, whose `code` is "unknown_zone" where the zone is at fault.
+    """
+    try:
+        where = zone(timezone)
+    except UnknownZone as error:
+        raise BadTime("unknown_zone", str(error)) from error
+    moment = _at(_wall_time(at), where)
+    if moment > now + FURTHEST:
+        raise BadTime("too_far", "is more than 10 years ahead; give an earlier time")
+    return moment
+
+
+def _wall_time(text: str) -> datetime:
+    try:
+        wall = msgspec.convert(text[:_LENGTH_MAX], datetime)
+    except msgspec.ValidationError as error:
+        raise BadTime("not_a_time", "is no local time; write it as 2027-03-28T02:30:00") from error
+    if wall.tzinfo is not None:
+        raise BadTime("offset", "has an offset beside its timezone; leave the offset out, or give due_at instead")
+    return wall
+
+
+def _at(wall: datetime, where: ZoneInfo) -> datetime:
+    try:
+        return ceil_to_ms(resolve(wall, where).at)
+    except OverflowError as error:
+        raise BadTime("too_far", "is no time that can be kept; give one of this century") from error
+
+
 def _from_text(text: str) -> datetime:
     if len(text) > _LENGTH_MAX:
         raise _not_a_time()
@@ -75,11 +103,7 @@ def _not_a_time() -> BadTime:
 
 
 def _seconds(text: str) -> Decimal:
-    if len(text) <= _LENGTH_MAX:
-        if short := _SHORT.fullmatch(text):
-            return Decimal(short[1]) * _UNIT_S[short[2]]
-        iso = _ISO.fullmatch(text)
-        if iso is not None and any(iso.groups()):
-            parts = zip(iso.groups(), _ISO_UNIT_S, strict=True)
-            return sum((Decimal(part.replace(",", ".")) * unit for part, unit in parts if part), Decimal(0))
-    raise BadTime("not_a_delay", "is no delay; write seconds as a number, or 90s, 5m, 2h, 1d, or ISO 8601 as PT5M")
+    seconds = duration.seconds(text)
+    if seconds is None:
+        raise BadTime("not_a_delay", "is no delay; write seconds as a number, or 90s, 5m, 2h, 1d, or ISO 8601 as PT5M")
+    return seconds

@@ -89,6 +89,20 @@ def test_a_time_is_rounded_up_to_a_millisecond_and_the_past_means_now(fields: di
 
 
 @pytest.mark.parametrize(
+    ("at", "due_at"),
+    [
+        ("2027-03-28T01:59:59", "2027-03-28T00:59:59Z"),
+        ("2027-03-28T02:30:00", "2027-03-28T01:00:00Z"),  # does not exist: clocks go from 02:00 to 03:00
+        ("2027-10-31T02:30:00", "2027-10-31T00:30:00Z"),  # exists twice
+        ("2001-01-01T00:00:00", "2026-11-21T12:00:00Z"),
+    ],
+)
+def test_a_local_time_is_resolved_by_the_rules_of_its_zone(at: str, due_at: str) -> None:
+    task = created(local_time={"at": at, "timezone": "Europe/Paris"})
+    assert task.due_at == datetime.fromisoformat(due_at)
+
+
+@pytest.mark.parametrize(
     ("fields", "pointer", "code"),
     [
         ({"due_at": "2027-01-01T00:00:00"}, "/due_at", "naive_time"),
@@ -126,7 +140,18 @@ def test_a_time_is_rounded_up_to_a_millisecond_and_the_past_means_now(fields: di
         ({"labels": {"a/b~": "x" * 257}}, "/labels/a~1b~0", "bad_name"),
         ({"labels": {"a": "\x00"}}, "/labels/a", "bad_value"),
         ({"labels": {str(n): "" for n in range(17)}}, "/labels", "too_many"),
-        ({"local_time": {}}, "/local_time", "not_supported"),
+        ({"local_time": {}}, "/local_time/at", "required"),
+        ({"local_time": {"at": "2027-03-28T02:30:00", "zone": "UTC"}}, "/local_time/zone", "unknown_field"),
+        (
+            {"local_time": {"at": "2027-03-28T02:30:00", "timezone": "Europe/Pari"}},
+            "/local_time/timezone",
+            "unknown_zone",
+        ),
+        ({"local_time": {"at": "2027-03-28T02:30:00+01:00", "timezone": "Europe/Paris"}}, "/local_time/at", "offset"),
+        ({"local_time": {"at": "half past two", "timezone": "Europe/Paris"}}, "/local_time/at", "not_a_time"),
+        ({"local_time": {"at": "2099-03-28T02:30:00", "timezone": "Europe/Paris"}}, "/local_time/at", "too_far"),
+        ({"local_time": {"at": "9999-12-31T23:59:59", "timezone": "America/Lima"}}, "/local_time/at", "too_far"),
+        ({"delay": 1, "local_time": {"at": "2027-03-28T02:30:00", "timezone": "UTC"}}, "/local_time", "conflict"),
         ({"callbacks": {}}, "/callbacks", "not_supported"),
         ({"a/b": 1}, "/a~1b", "unknown_field"),
         ({"method": "TRACE"}, "/method", "wrong_type"),
