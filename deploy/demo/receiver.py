@@ -1,10 +1,13 @@
 """The bundled receiver: a small HTTP server that is called, and remembers when.
 
+As a program (`python -m deploy.demo.receiver`, in the demo's container) it listens on port 8000 of every address.
+
 /ok/<name>        answers 200
 /flaky/<name>     answers 503 twice, then 200
 /broken/<name>    answers 500, always
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +16,8 @@ from datetime import UTC, datetime
 from aiohttp import web
 
 LOOPBACK = "127.0.0.1"
+EVERY_ADDRESS = "0.0.0.0"  # noqa: S104  a container's network decides who can reach it
+PORT = 8000
 FLAKY_FAILURES = 2
 
 
@@ -23,16 +28,16 @@ class Receiver:
         self.calls: dict[str, list[datetime]] = defaultdict(list)
 
     @asynccontextmanager
-    async def listening(self) -> AsyncIterator[str]:
-        """Gives the base URL, on a free port of loopback."""
+    async def listening(self, host: str = LOOPBACK, port: int = 0) -> AsyncIterator[str]:
+        """Gives the base URL; port 0 takes any free one."""
         app = web.Application()
         app.router.add_route("*", "/{behaviour}/{name}", self._called)
         runner = web.AppRunner(app)
         await runner.setup()
-        site = web.TCPSite(runner, LOOPBACK, 0)
+        site = web.TCPSite(runner, host, port)
         await site.start()
         try:
-            yield f"http://{LOOPBACK}:{runner.addresses[0][1]}"
+            yield f"http://{host}:{runner.addresses[0][1]}"
         finally:
             await runner.cleanup()
 
@@ -45,3 +50,12 @@ class Receiver:
             case "flaky" if len(self.calls[name]) <= FLAKY_FAILURES:
                 return web.Response(status=503, text="not yet")
         return web.json_response({"success": True})
+
+
+async def main() -> None:
+    async with Receiver().listening(EVERY_ADDRESS, PORT):
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

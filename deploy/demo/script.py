@@ -3,9 +3,12 @@
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import aiohttp
 
+# A key names a task for good, and a receiver in a container has the same address in each run.
+RUN = uuid4().hex
 # On a rung of the default ladder, so that the retries go through its TTL queue, to the millisecond.
 SHORT_LADDER_S = [5, 5]
 
@@ -63,7 +66,7 @@ async def schedule(session: aiohttp.ClientSession, line: Line, receiver_url: str
         "labels": {"demo": line.name},
         "retry": {"schedule_s": SHORT_LADDER_S},
     }
-    async with session.post("/v1/tasks", json=body, headers={"Idempotency-Key": f"demo-{url}"}) as response:
+    async with session.post("/v1/tasks", json=body, headers={"Idempotency-Key": f"demo-{RUN}-{line.name}"}) as response:
         answer = await response.json()
         if response.status != 201:
             raise RuntimeError(f"{line.name} was not taken: HTTP {response.status} {answer}")

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from libs.common.ports import ADMIN_PORTS
 from libs.common.settings import AdminPort, CommaStrings, CommonSettings, LadderSettings, RedisSettings
 from services.dispatcher.guard import policy_of
 
@@ -18,7 +19,7 @@ def _networks(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class DispatcherSettings(CommonSettings, RedisSettings, LadderSettings):
-    admin_port: AdminPort = 9103
+    admin_port: AdminPort = ADMIN_PORTS["dispatcher"]
     concurrency: int = Field(200, ge=1, le=10_000, description="Calls in flight at once, in tasks.")
     allow_networks: Annotated[CommaStrings, AfterValidator(_networks)] = Field(
         (), description="Networks (CIDRs) that calls may reach although they are private; none by default."

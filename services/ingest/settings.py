@@ -4,11 +4,12 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
+from libs.common.ports import ADMIN_PORTS
 from libs.common.settings import AdminPort, CommonSettings, PostgresSettings
 
 
 class IngestSettings(CommonSettings, PostgresSettings):
-    admin_port: AdminPort = 9101
+    admin_port: AdminPort = ADMIN_PORTS["ingest"]
     host: str = Field(
         "0.0.0.0",  # noqa: S104  inside a container, whose network decides who can reach it
         description="Address that the public HTTP interface listens on.",

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
 
+from libs.common.ports import ADMIN_PORTS
 from libs.common.settings import AdminPort, CommaStrings, CommonSettings
 from services.mailer.schedule import Schedule
 from services.mailer.smtp import SmtpServer
@@ -42,7 +43,7 @@ def _timezone(name: str) -> str:
 
 
 class MailerSettings(CommonSettings):
-    admin_port: AdminPort = 9104
+    admin_port: AdminPort = ADMIN_PORTS["mailer"]
     smtp_url: Annotated[SecretStr, AfterValidator(_readable)] = Field(
         description="Mail server, as smtp://user:password@host:port (never encrypted), smtp+starttls:// or smtps://."
     )
