@@ -1,4 +1,4 @@
-"""RabbitMQ out of Debian's or Ubuntu's packages, unpacked into a cache folder: no root, nothing installed.
+"""RabbitMQ, or one program, out of Debian's or Ubuntu's packages, unpacked into a cache: no root, nothing installed.
 
 apt works on private lists and a private cache; Erlang's start script is told its new place by a variable, so that
 the cache survives being moved with the project.
@@ -25,25 +25,50 @@ TOOLS = ("apt-get", "apt-cache", "dpkg-deb")
 
 def unpacked(say: Callable[[str], None]) -> Path | None:
     """The root folder of the unpacked packages, fetched at first use; None where packages are not Debian's."""
+    if (system := _system()) is None:
+        return None
+    cache = broker_cache(system)
+    if not cache.exists():
+        say(f"RabbitMQ is not installed: unpacking the system's packages into {cache} (35 MB, once)")
+        try:
+            _fetch_into(cache, _rabbitmq, _make_movable)
+        except StackError as error:
+            raise StackError(
+                f"could not get RabbitMQ from the system's packages: {error}\n"
+                "Install rabbitmq-server yourself, set CARILLON_AMQP_URL, or use Docker (docker compose up --build)"
+            ) from error
+    return cache
+
+
+def unpacked_alone(package: str, folder: Path) -> Path | None:
+    """The same for one package without its dependencies, unpacked below `folder`. Raises: StackError."""
+    if (system := _system()) is None:
+        return None
+    cache = folder / system
+    if not cache.exists():
+        _fetch_into(cache, lambda _work, _private: [package], lambda _root: None)
+    return cache
+
+
+def _system() -> str | None:
+    """Like debian-12-x86_64; None where packages are not Debian's."""
     release = platform.freedesktop_os_release()
     kin = {release.get("ID", ""), *release.get("ID_LIKE", "").split()}
     if not kin & {"debian", "ubuntu"} or not all(map(shutil.which, TOOLS)):
         return None
-    cache = broker_cache(f"{release['ID']}-{release.get('VERSION_ID', 'sid')}-{platform.machine()}")
-    if not cache.exists():
-        say(f"RabbitMQ is not installed: unpacking the system's packages into {cache} (35 MB, once)")
-        _fetch_into(cache)
-    return cache
+    return f"{release['ID']}-{release.get('VERSION_ID', 'sid')}-{platform.machine()}"
 
 
-def _fetch_into(cache: Path) -> None:
+def _fetch_into(
+    cache: Path, packages_of: Callable[[Path, tuple[str, ...]], list[str]], finish: Callable[[Path], None]
+) -> None:
     cache.parent.mkdir(parents=True, exist_ok=True)
     # Beside the cache: the rename that completes it must not cross file systems.
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache.parent) as folder:
         work, root = Path(folder), Path(folder) / "root"
-        for package in _download(work):
+        for package in _download(work, packages_of):
             _run(work, "dpkg-deb", "-x", str(package), str(root))
-        _make_movable(root)
+        finish(root)
         root.chmod(0o755)
         try:
             root.rename(cache)
@@ -52,7 +77,7 @@ def _fetch_into(cache: Path) -> None:
                 raise
 
 
-def _download(work: Path) -> list[Path]:
+def _download(work: Path, packages_of: Callable[[Path, tuple[str, ...]], list[str]]) -> list[Path]:
     packages = work / "packages"
     for folder in (work / "lists" / "partial", work / "cache" / "archives" / "partial", packages):
         folder.mkdir(parents=True)
@@ -62,10 +87,14 @@ def _download(work: Path) -> list[Path]:
     )
     with contextlib.suppress(StackError):  # one dead source among many; what we need may be there all the same
         _run(work, "apt-get", *private, "update")
-    tree = _run(work, "apt-cache", *private, "depends", "--recurse", *WITHOUT_EXTRAS.split(), "rabbitmq-server")
-    erlang = sorted(set(re.findall(r"^erlang-[a-z0-9-]+$", tree, re.MULTILINE)))
-    _run(packages, "apt-get", *private, "download", "rabbitmq-server", *erlang)
+    _run(packages, "apt-get", *private, "download", *packages_of(work, private))
     return sorted(packages.glob("*.deb"))
+
+
+def _rabbitmq(work: Path, private: tuple[str, ...]) -> list[str]:
+    """The package, and Erlang's that it depends on."""
+    tree = _run(work, "apt-cache", *private, "depends", "--recurse", *WITHOUT_EXTRAS.split(), "rabbitmq-server")
+    return ["rabbitmq-server", *sorted(set(re.findall(r"^erlang-[a-z0-9-]+$", tree, re.MULTILINE)))]
 
 
 def _make_movable(root: Path) -> None:
@@ -88,10 +117,7 @@ def _run(cwd: Path, *command: str) -> str:
         check=False,
     )
     if done.returncode:
-        raise StackError(
-            f"could not get RabbitMQ from the system's packages ({command[0]} failed):\n{_tail(done.stdout)}\n"
-            "Install rabbitmq-server yourself, set CARILLON_AMQP_URL, or use Docker (docker compose up --build)"
-        )
+        raise StackError(f"{command[0]} failed:\n{_tail(done.stdout)}")
     return done.stdout
 
 

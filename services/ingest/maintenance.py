@@ -4,9 +4,11 @@ import asyncio
 from datetime import date, timedelta
 
 import structlog
+from prometheus_client import Gauge
 
 from libs.common.clock import Clock
 from libs.common.lifecycle import pause
+from libs.common.metrics import REGISTRY
 from libs.common.postgres import PostgresAway, until_available
 from services.ingest.store import DELETE_BATCH, Store
 
@@ -14,6 +16,12 @@ DAYS_AHEAD = 7
 EVERY_S = 3600.0
 # Between two batches of deletes, so that they never crowd out the projection.
 BREATH_S = 0.1
+
+PARTITIONS_MADE = Gauge(
+    "carillon_ingest_partitions_made_timestamp_seconds",
+    "When the partitions of the week to come were last made sure of",
+    registry=REGISTRY,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +56,7 @@ class Maintenance:
         """The partitions of yesterday (an event may cross midnight), today and the week to come."""
         yesterday = self._clock.now().date() - timedelta(days=1)
         await self._store.make_days(yesterday, DAYS_AHEAD + 2)
+        PARTITIONS_MADE.set(self._clock.now().timestamp())
         self.prepared.set()
 
     def keep_from(self, today: date) -> date:
