@@ -1,13 +1,14 @@
-# Everything a developer types. Each target installs what it needs; none needs root, Docker or a running server.
+# Everything a developer types. Each target installs what it needs; none but compose-test needs Docker, or a server that
+# is running.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up down demo test check bench chaos format lock
+.PHONY: help up down demo test k8s compose-test cluster-test restore-drill upgrade-test check bench chaos format lock
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 21
 
 up: $(VENV)/ok ## start servers and services on loopback; REPLICAS=2 for two of each, CARILLON_* reach the services
 	@$(BIN)/python -m deploy.local up
@@ -19,9 +20,21 @@ demo: $(VENV)/ok ## everything from nothing: start, schedule ten tasks, watch th
 	@$(BIN)/python -m deploy.demo
 
 test: $(VENV)/ok ## all tests, fast ones first, on real servers of their own
-	$(BIN)/pytest -q tests/unit tests/contract tests/http
+	$(BIN)/pytest -q tests/unit tests/contract tests/http tests/deploy
 	$(BIN)/pytest -q tests/local tests/integration
 	$(BIN)/pytest -q tests/e2e
+
+compose-test: $(VENV)/ok ## compose.yaml in containers: smoke test, replicas, crashes, a cut network; BASE_IMAGES=folder
+	$(BIN)/pytest -q -p no:randomly tests/compose
+
+cluster-test: $(VENV)/ok ## three RabbitMQ nodes in containers, killed under load (5 minutes; not in CI)
+	@$(BIN)/python -m tests.cluster
+
+restore-drill: $(VENV)/ok ## back up, destroy, restore into an empty stack of containers, check every promise (6 minutes)
+	@$(BIN)/python -m tests.restore
+
+upgrade-test: $(VENV)/ok ## REF=the release you run: from it to this one under load, side by side on the same servers
+	@$(BIN)/python -m tests.upgrade $(or $(REF),$(error REF=<tag or revision> is missing))
 
 check: $(VENV)/ok ## lint, types, imports, layout
 	$(BIN)/ruff check .
@@ -39,6 +52,9 @@ chaos: $(VENV)/ok ## kill -9 everything under load and count what was lost
 format: $(VENV)/ok ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+k8s: $(VENV)/ok ## render k8s/install.yaml anew
+	@$(BIN)/python -m deploy.render
 
 lock: ## make the lock files anew (needs uv)
 	env -u PIP_INDEX_URL -u PIP_EXTRA_INDEX_URL -u PIP_FIND_LINKS uv pip compile --universal --python-version 3.11 \
