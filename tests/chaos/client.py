@@ -36,6 +36,7 @@ class Client:
     api_urls: Sequence[str]
     run: str
     """Distinguishes this run's keys from another's."""
+    repeat_after_s: float = REPEAT_AFTER_S
     accepted: list[Accepted] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     answers: Counter[str] = field(default_factory=Counter)
@@ -70,7 +71,7 @@ class Client:
             answer = await self._ask(url + path, key, body, wanted)
             if answer is not None:
                 return answer, tries
-            await asyncio.sleep(REPEAT_AFTER_S)
+            await asyncio.sleep(self.repeat_after_s)
         raise AssertionError("a cycle has no end")
 
     async def _ask(self, url: str, key: str, body: Mapping[str, Any], wanted: int) -> dict[str, Any] | None:

@@ -1,0 +1,1 @@
+"""The stack of compose.yaml in containers: `make compose-test`."""
