@@ -15,6 +15,9 @@ from uuid import UUID
 import msgspec
 
 Outcome = Literal["succeeded", "retry", "failed"]
+ScheduleStatus = Literal["active", "paused", "ended", "deleted"]
+LateBecause = Literal["restart", "broker", "postgres", "backlog"]
+"""No scheduler was awake for it; the broker was away or blocked; Postgres was away; more was due than could go out."""
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -42,7 +45,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One task as it travels: who it is, which attempt comes next, and the call.
 
     (`generation`, `attempt`, `hop`) orders all messages about one id; `due_at` is the user's time and never changes
-    within a generation. `fingerprint` is the SHA-256 of the request as it was sent, in hex.
+    within a generation. `fingerprint` is the SHA-256 of the request as it was sent, in hex; that of an occurrence is
+    the id and revision of its schedule, whose name is in `schedule`.
     """
 
     id: UUID
@@ -55,6 +59,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     expires_at: datetime | None = None
     fingerprint: str
     labels: dict[str, str] = {}
+    schedule: str | None = None
     call: msgspec.Raw
 
     @property
@@ -83,15 +88,129 @@ class ReturnTask(Message, frozen=True, kw_only=True, tag="ReturnTask.1"):
     reason: str
 
 
+class CancelTask(Message, frozen=True, kw_only=True, tag="CancelTask.1"):
+    """ingest -> scheduler, answered by `TaskAnswer`: no call of this task any more, also when its create comes later.
+
+    `command_id` is a UUIDv7; `generation` is the latest that the asker knows.
+    """
+
+    id: UUID
+    project: str
+    command_id: UUID
+    generation: int = 1
+
+
+class RescheduleTask(Message, frozen=True, kw_only=True, tag="RescheduleTask.1"):
+    """ingest -> scheduler, answered by `TaskAnswer`: another due time, in a generation of its own; None means now."""
+
+    id: UUID
+    project: str
+    command_id: UUID
+    due_at: datetime | None = None
+
+
+class TaskAnswer(Message, frozen=True, kw_only=True, tag="TaskAnswer.1"):
+    """scheduler -> who asked. `cancelled` and `rescheduled` are certain: the row decided.
+
+    `left`: the task is due, has been called or has ended, so only the dispatcher can know more; a cancel holds for
+    what of it may still come by the scheduler. `unknown`: the scheduler has no trace of it; a cancel is kept and wins
+    over a create that comes later. `generation` and `due_at` tell of the row that decided.
+    """
+
+    command_id: UUID
+    id: UUID
+    result: Literal["cancelled", "rescheduled", "left", "unknown"]
+    generation: int | None = None
+    due_at: datetime | None = None
+
+
+class Schedule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A recurring task as its owner wants it: when (one of `cron` and `every`), and the call to make each time.
+
+    `catch_up` is for occurrences missed while no scheduler ran: the latest one, all (the newest 1,000), or none.
+    `expires_after_s` counts from each occurrence's time.
+    """
+
+    cron: str | None = None
+    every: str | None = None
+    timezone: str = "UTC"
+    start_at: datetime | None = None
+    end_at: datetime | None = None
+    catch_up: Literal["latest", "all", "none"] = "latest"
+    labels: dict[str, str] = {}
+    expires_after_s: float | None = None
+    call: msgspec.Raw
+
+
+class HeldSchedule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A schedule as the scheduler holds it. `next_at` is None while it is paused or ended, `schedule` in a list."""
+
+    id: UUID
+    project: str
+    name: str
+    revision: int
+    status: ScheduleStatus
+    created_at: datetime
+    changed_at: datetime
+    next_at: datetime | None = None
+    schedule: Schedule | None = None
+
+
+class PutSchedule(Message, frozen=True, kw_only=True, tag="PutSchedule.1"):
+    """ingest -> scheduler, answered by `ScheduleAnswer`: create the schedule of this name, or replace it."""
+
+    project: str
+    name: str
+    command_id: UUID
+    schedule: Schedule
+
+
+class ChangeSchedule(Message, frozen=True, kw_only=True, tag="ChangeSchedule.1"):
+    """ingest -> scheduler, answered by `ScheduleAnswer`. "run" calls now, beside the schedule's own times."""
+
+    project: str
+    name: str
+    command_id: UUID
+    action: Literal["pause", "resume", "delete", "run", "show"]
+
+
+class ScheduleAnswer(Message, frozen=True, kw_only=True, tag="ScheduleAnswer.1"):
+    """scheduler -> who asked: how the schedule stands; `task_id` of a "run", and `detail` of what is invalid."""
+
+    command_id: UUID
+    result: Literal["done", "unknown", "invalid"]
+    held: HeldSchedule | None = None
+    task_id: UUID | None = None
+    detail: str | None = None
+
+
+class ListSchedules(Message, frozen=True, kw_only=True, tag="ListSchedules.1"):
+    """ingest -> scheduler, answered by `ScheduleList`: at most `limit` of a project, by name, after `after`."""
+
+    project: str
+    after: str = ""
+    limit: int = 100
+
+
+class ScheduleList(Message, frozen=True, kw_only=True, tag="ScheduleList.1"):
+    """scheduler -> who asked. Each without its `schedule`, so that the answer stays small."""
+
+    held: tuple[HeldSchedule, ...]
+
+
 # --- carillon.due, carillon.retry -----------------------------------------------------------------------------------
 
 
 class TaskDue(Message, frozen=True, kw_only=True, tag="TaskDue.1"):
-    """scheduler, or a rung -> dispatcher: make the attempt `task.attempt` now. `due_at` is this attempt's own time."""
+    """scheduler, or a rung -> dispatcher: make the attempt `task.attempt` now. `due_at` is this attempt's own time.
+
+    `late_because` says what kept the scheduler when `emitted_at` is more than 100 ms after `due_at`.
+    """
 
     task: msgspec.Raw  # of Task
     due_at: datetime
     emitted_at: datetime
+    late_because: LateBecause | None = None
 
 
 # --- carillon.events ------------------------------------------------------------------------------------------------
@@ -206,7 +325,11 @@ class DigestPage(Message, frozen=True, kw_only=True, tag="DigestPage.1"):
 
 Event = TaskAccepted | TaskConflict | AttemptFinished | TaskFinished | TaskParked
 FallbackEntry = FailedTask | Notice
-AnyMessage = CreateTask | ReturnTask | TaskDue | Event | FallbackEntry | DigestPage
+TaskCommand = CancelTask | RescheduleTask
+ScheduleCommand = PutSchedule | ChangeSchedule | ListSchedules
+SchedulerCommand = TaskCommand | ScheduleCommand
+SchedulerAnswer = TaskAnswer | ScheduleAnswer | ScheduleList
+AnyMessage = CreateTask | ReturnTask | SchedulerCommand | SchedulerAnswer | TaskDue | Event | FallbackEntry | DigestPage
 
 _encoder = msgspec.json.Encoder()
 _call_decoder = msgspec.json.Decoder(Call)

@@ -80,6 +80,7 @@ MAILER_RETRY_DUE_EXCHANGE = "carillon.mailer-retry-due"
 # Routes, by what travels on them.
 CREATE = Route("carillon.tasks", "create")
 RETURN = Route("carillon.tasks", "return")
+SCHEDULER_COMMAND = Route("carillon.tasks", "command", items_max=1)
 DUE = Route("carillon.due", "due", items_max=20)
 RETRY_DUE = Route(RETRY_DUE_EXCHANGE, "", items_max=20)
 TASK_EVENT = Route("carillon.events", "task.event")
@@ -111,6 +112,7 @@ def rung_queue_name(delay_ms: int) -> str:
 REPUBLISH: Mapping[str, Route] = {
     SCHEDULER_TASKS: CREATE,
     SCHEDULER_RETURNS: RETURN,
+    SCHEDULER_COMMANDS: SCHEDULER_COMMAND,  # an asker whose command crashed its handler hears nothing
     DISPATCHER_DUE: RETRY_DUE,
     DISPATCHER_RETRY_DUE: RETRY_DUE,
     INGEST_HISTORY: TASK_EVENT,

@@ -4,28 +4,40 @@ from contextlib import AsyncExitStack
 
 from libs.common import topology
 from libs.common.admin import AdminServer
+from libs.common.asking import Replier, asked_decoder
 from libs.common.clock import SystemClock
 from libs.common.connection import Link
-from libs.common.consumer import BatchConsumer
-from libs.common.contracts import CreateTask, ReturnTask
+from libs.common.consumer import BatchConsumer, ItemConsumer
+from libs.common.contracts import CreateTask, ReturnTask, SchedulerCommand
 from libs.common.intake import Intake, decoder
 from libs.common.lifecycle import Worker, run, run_until_stopped
 from libs.common.logs import configure_logs
 from libs.common.metrics import build_info
-from libs.common.postgres import postgres_pool
+from libs.common.postgres import Postgres, postgres_pool, until_available
 from libs.common.publisher import Publisher
 from libs.common.settings import load
 from libs.common.version import VERSION
 from services.scheduler.accept import Acceptor
 from services.scheduler.alarm import Alarm
+from services.scheduler.commands import TaskCommands
+from services.scheduler.desk import Desk
 from services.scheduler.fire import Firing
 from services.scheduler.keeping import Keeping
+from services.scheduler.lateness import Causes
+from services.scheduler.replicas import Replicas
+from services.scheduler.schedule_commands import ScheduleCommands
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.store import Store
+from services.scheduler.store_commands import CommandStore
+from services.scheduler.store_replicas import ReplicaStore
+from services.scheduler.store_schedules import ScheduleStore
 from services.scheduler.sweep import Sweeper
+from services.scheduler.timetable import Timetable
 
 # 16 packed messages of 100 fill more than three batches: the next one is here when a batch commits.
 PREFETCH = 16
+# Consumers of creates and returns, four commands, the loops (alarm two, sweep, timetable, replicas), probes: with room.
+POSTGRES_CONNECTIONS = 16
 
 
 async def main() -> None:
@@ -40,43 +52,62 @@ async def main() -> None:
                 role="carillon_scheduler",
                 schema="scheduler",
                 application_name=settings.replica,
+                max_size=POSTGRES_CONNECTIONS,
             )
         )
-        store, clock = Store(postgres), SystemClock()
+        store = Store(postgres)
         keeping = Keeping(store, settings.tombstone_days)
         await keeping.prepare()
 
         amqp_url = settings.amqp_url.get_secret_value()
         publishing = Link(amqp_url, f"{settings.replica} publishes", topology.topology())
         consuming = Link(amqp_url, f"{settings.replica} consumes", topology.topology())
-        publisher = Publisher()
-        publishing.join(publisher)
-
-        firing = Firing(store, publisher)
-        alarm = Alarm(store, firing, clock, horizon_s=settings.horizon_s)
-        acceptor = Acceptor(store, publisher, alarm.hold)
-        creates = Intake(topology.SCHEDULER_TASKS, decoder(CreateTask), publisher, prefetch=PREFETCH)
-        returns = Intake(topology.SCHEDULER_RETURNS, decoder(ReturnTask), publisher, prefetch=PREFETCH)
-        consuming.join(returns)
-        consuming.join(creates)
-
+        workers = await _workers(settings, postgres, store, publishing, consuming)
         await opened.enter_async_context(publishing)
         await opened.enter_async_context(consuming)
-        workers: list[Worker] = [
-            AdminServer(
-                settings.admin_host,
-                settings.admin_port,
-                ready={"postgres": postgres.ping, "publishing": publisher.ping, "consuming": consuming.ping},
-            ),
-            publishing,
-            consuming,
-            BatchConsumer(returns, acceptor.returns),
-            BatchConsumer(creates, acceptor.creates),
-            alarm,
-            Sweeper(store, firing),
-            keeping,
-        ]
-        await run_until_stopped(workers, drain_s=settings.drain_s)
+        await run_until_stopped([*workers, keeping], drain_s=settings.drain_s)
+
+
+async def _workers(
+    settings: SchedulerSettings, postgres: Postgres, store: Store, publishing: Link, consuming: Link
+) -> list[Worker]:
+    clock, publisher, replier = SystemClock(), Publisher(), Replier()
+    publishing.join(publisher)
+    publishing.join(replier)
+
+    firing = Firing(store, publisher, Causes(await until_available(store.now)), clock)
+    alarm = Alarm(store, firing, clock, horizon_s=settings.horizon_s)
+    replicas = Replicas(ReplicaStore(postgres), settings.replica, alarm.take)
+    await replicas.join()
+    acceptor = Acceptor(store, publisher, alarm.hold, clock)
+    schedules = ScheduleStore(postgres)
+    timetable = Timetable(schedules, publisher)
+    desk = Desk(
+        TaskCommands(CommandStore(postgres), publisher, replier, alarm.hold, clock),
+        ScheduleCommands(schedules, publisher, replier, timetable.nudge, clock),
+    )
+
+    returns = Intake(topology.SCHEDULER_RETURNS, decoder(ReturnTask), publisher, prefetch=PREFETCH)
+    commands = Intake(topology.SCHEDULER_COMMANDS, asked_decoder(SchedulerCommand), publisher, prefetch=PREFETCH)
+    creates = Intake(topology.SCHEDULER_TASKS, decoder(CreateTask), publisher, prefetch=PREFETCH)
+    for intake in (returns, commands, creates):
+        consuming.join(intake)
+    return [
+        AdminServer(
+            settings.admin_host,
+            settings.admin_port,
+            ready={"postgres": postgres.ping, "publishing": publisher.ping, "consuming": consuming.ping},
+        ),
+        publishing,
+        consuming,
+        BatchConsumer(returns, acceptor.returns),
+        BatchConsumer(creates, acceptor.creates),
+        ItemConsumer(commands, desk.handle, desk.slots),
+        replicas,
+        alarm,
+        timetable,
+        Sweeper(store, firing),
+    ]
 
 
 if __name__ == "__main__":

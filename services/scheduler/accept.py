@@ -1,6 +1,7 @@
 """Takes creates and returns into the table: commit, wheel, publish, and only then may the consumer ack.
 
-A redelivery finds the row or its tombstone and publishes the same event again. Of a return nobody hears.
+A redelivery finds the row or its tombstone and publishes the same event again. Of a return nobody hears, unless a
+cancel was here before it.
 """
 
 import asyncio
@@ -13,11 +14,13 @@ import structlog
 from prometheus_client import Counter
 
 from libs.common import topology
+from libs.common.clock import Clock
 from libs.common.contracts import CreateTask, ReturnTask, Task, TaskAccepted, TaskConflict, decode_task, encode
 from libs.common.intake import Poison
 from libs.common.metrics import REGISTRY
 from libs.common.postgres import until_available
 from libs.common.publisher import Publisher
+from services.scheduler.commands import cancelled_event
 from services.scheduler.store import Accepted, BadRow, Row, Store
 
 ACCEPTED = Counter(
@@ -33,10 +36,11 @@ log = structlog.get_logger(__name__)
 class Acceptor:
     """`hold(id, due_at)` tells the wheel of what has been committed."""
 
-    def __init__(self, store: Store, publisher: Publisher, hold: Hold) -> None:
+    def __init__(self, store: Store, publisher: Publisher, hold: Hold, clock: Clock) -> None:
         self._store = store
         self._publisher = publisher
         self._hold = hold
+        self._clock = clock
 
     async def creates(self, messages: Sequence[CreateTask]) -> None:
         while messages:
@@ -49,11 +53,25 @@ class Acceptor:
         rows = [_row(message.task, message.task.due_at) for message in given.values()]
         accepted = await self._accept(rows, "create", len(messages))
         events = [_event(message.task, given[message.task.id].task, accepted) for message in messages]
-        await asyncio.gather(*(self._publisher.insist(topology.TASK_EVENT, event) for event in events))
+        await self._tell([*events, *self._cancels(given, accepted)])
 
     async def returns(self, messages: Sequence[ReturnTask]) -> None:
-        rows = [_row(message.task, message.not_before) for message in _newest(messages).values()]
-        await self._accept(rows, "return", len(messages))
+        given = _newest(messages)
+        rows = [_row(message.task, message.not_before) for message in given.values()]
+        accepted = await self._accept(rows, "return", len(messages))
+        await self._tell(self._cancels(given, accepted))
+
+    def _cancels(self, given: Mapping[UUID, CreateTask | ReturnTask], accepted: Accepted) -> list[bytes]:
+        """Ends by a cancel that came first: nobody after us will hear of these tasks."""
+        now = self._clock.now()
+        return [
+            cancelled_event(id_, given[id_].task.project, given[id_].task.order, now)
+            for id_, earlier in accepted.earlier.items()
+            if earlier.is_cancelled
+        ]
+
+    async def _tell(self, events: Sequence[bytes]) -> None:
+        await asyncio.gather(*(self._publisher.insist(topology.TASK_EVENT, event) for event in events))
 
     async def _accept(self, rows: Sequence[Row], kind: str, messages: int) -> Accepted:
         try:
@@ -104,7 +122,7 @@ def _event(task: Task, given: Task, accepted: Accepted) -> bytes:
     earlier = accepted.earlier.get(task.id)
     if earlier is None:
         return encode(TaskAccepted(task=given))
-    if task.fingerprint != earlier.fingerprint:
+    if earlier.fingerprint and task.fingerprint != earlier.fingerprint:
         log.warning("create.conflicts", task_id=str(task.id), project=task.project)
         return encode(TaskConflict(id=task.id, project=task.project, fingerprint=task.fingerprint))
     return encode(TaskAccepted(task=task if earlier.message is None else decode_task(earlier.message)))

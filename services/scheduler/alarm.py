@@ -16,6 +16,7 @@ from libs.common.clock import Clock, ceil_to_ms, from_ms, to_ms
 from libs.common.metrics import REGISTRY
 from libs.common.postgres import PostgresAway, until_available
 from services.scheduler.fire import Firing
+from services.scheduler.replicas import ALL, Share
 from services.scheduler.store import FIRE_ROWS_MAX, Store
 from services.scheduler.wheel import TimingWheel
 
@@ -28,6 +29,8 @@ EARLY_PAUSE = timedelta(milliseconds=2)
 STEP_MS = 100
 # Reaches back over what fell due while the last scheduler was dying and the sweep would not touch yet.
 FIRST_LOAD_BACK = timedelta(seconds=5)
+# Between two replicas' idea of Postgres' time: what one leaves to the next load, the other must not have loaded yet.
+CLOCKS_DIFFER = timedelta(seconds=1)
 _MS = timedelta(milliseconds=1)
 
 HELD = Gauge("carillon_scheduler_wheel_tasks", "Tasks on the wheel", registry=REGISTRY)
@@ -46,13 +49,14 @@ class Alarm:
         self._firing = firing
         self._clock = clock
         self._horizon = timedelta(seconds=horizon_s)
+        self._share = ALL
         self._offset = timedelta(0)
         self._tick: int
         self._wheel: TimingWheel[UUID]
         self._loaded_until: datetime
         self._overdue: list[UUID] = []
         self._nudged = asyncio.Event()
-        self._stepped = asyncio.Event()
+        self._reload = asyncio.Event()
         self._begin_anew()
 
     def now(self) -> datetime:
@@ -61,7 +65,7 @@ class Alarm:
 
     def hold(self, task_id: UUID, due_at: datetime) -> None:
         """Wake for `task_id` when it is due, if that is within the horizon; the next load finds it otherwise."""
-        if due_at > self.now() + self._horizon:
+        if due_at > self.now() + self._horizon + CLOCKS_DIFFER:
             return
         if len(self._wheel) >= WHEEL_MAX:
             self._loaded_until = min(self._loaded_until, due_at - _MS)
@@ -69,6 +73,12 @@ class Alarm:
         if not self._wheel.schedule(task_id, to_ms(ceil_to_ms(due_at))):
             self._overdue.append(task_id)
         self._nudged.set()
+
+    def take(self, share: Share) -> None:
+        """Load this part of the horizon from now on, all of it: who had it may be gone."""
+        self._share = share
+        self._loaded_until = self.now() - FIRST_LOAD_BACK
+        self._reload.set()
 
     async def run(self, stopping: asyncio.Event) -> None:
         loading = asyncio.create_task(self._keep_loaded())
@@ -87,7 +97,7 @@ class Alarm:
         while not stopping.is_set():
             self._nudged.clear()
             if self._is_behind_its_wheel():
-                self._stepped.set()
+                self._reload.set()
             if due := self.due_now():
                 await self._fire(due, stopping)
             else:
@@ -135,11 +145,11 @@ class Alarm:
 
     async def _keep_loaded(self) -> None:
         while True:
-            self._stepped.clear()
+            self._reload.clear()
             await until_available(self.load)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._horizon.total_seconds() / 3):
-                    await self._stepped.wait()
+                    await self._reload.wait()
 
     async def load(self) -> None:
         """Measure the clock's offset, and put what falls due within the horizon on the wheel."""
@@ -153,7 +163,7 @@ class Alarm:
             return
         self._loaded_until = until  # before the wait: what `hold` turns away in the meantime takes it back
         try:
-            coming = await self._store.coming(after, until, room)
+            coming = await self._store.coming(after, until, room, part=self._share.part, parts=self._share.parts)
         except PostgresAway:
             self._loaded_until = min(after, self._loaded_until)
             raise

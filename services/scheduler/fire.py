@@ -5,19 +5,23 @@ published again with the same content. Publish-then-commit is also how an expiry
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
 import structlog
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
 from libs.common import topology
-from libs.common.contracts import TaskDue, TaskFinished, encode
+from libs.common.clock import Clock
+from libs.common.contracts import LateBecause, TaskDue, TaskFinished, encode
 from libs.common.lifecycle import Backoff
 from libs.common.metrics import REGISTRY
-from libs.common.publisher import Publisher
+from libs.common.postgres import PostgresAway
+from libs.common.publisher import NotPublished, Publisher, Refused
+from services.scheduler.lateness import Causes, observe
 from services.scheduler.store import FIRE_BYTES_MAX, FIRE_ROWS_MAX, DueRow, Emitted, Store
 
 # Below idle_in_transaction_session_timeout (5 s): the locks are still ours when we bury.
@@ -25,12 +29,6 @@ PUBLISH_DEADLINE_S = 2.0
 FLOW_WAIT_S = 1.0
 
 FIRED = Counter("carillon_scheduler_fired_total", "Due tasks, by result of the publish", ["result"], registry=REGISTRY)
-LATENESS = Histogram(
-    "carillon_scheduler_lateness_seconds",
-    "From due_at to the moment its row was taken to be emitted, by Postgres' clock",
-    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
-    registry=REGISTRY,
-)
 
 log = structlog.get_logger(__name__)
 
@@ -49,9 +47,11 @@ class Swept(NamedTuple):
 class Firing:
     """One back-off for the wheel and the sweep: both meet the same full queue."""
 
-    def __init__(self, store: Store, publisher: Publisher) -> None:
+    def __init__(self, store: Store, publisher: Publisher, causes: Causes, clock: Clock) -> None:
         self._store = store
         self._publisher = publisher
+        self._causes = causes
+        self._clock = clock
         self._backoff = Backoff(first_s=0.05, cap_s=1.0)
         self.pause_s = 0.0
 
@@ -61,9 +61,10 @@ class Firing:
         `missed` were not there to take (not yet due by Postgres' clock, in another replica's hands, or gone);
         `again` were not confirmed and want another try after `pause_s`; `left` found the batch full: ask at once.
         """
-        batch = _Batch(self._publisher)
+        batch = _Batch(self._publisher, self._causes, self._clock)
         if await self._flows():
-            await self._store.fire_these(ids, batch.emit)
+            with self._noticing():
+                await self._store.fire_these(ids, batch.emit)
         else:
             batch.found, batch.again = set(ids), list(ids)
         self._count(batch)
@@ -74,8 +75,9 @@ class Firing:
         """Fire the oldest overdue rows; says whether to come again at once (not when the broker refused some)."""
         if not await self._flows():
             return Swept(0, False)
-        batch = _Batch(self._publisher)
-        found = await self._store.fire_overdue(batch.emit)
+        batch = _Batch(self._publisher, self._causes, self._clock, is_swept=True)
+        with self._noticing():
+            found = await self._store.fire_overdue(batch.emit)
         self._count(batch)
         return Swept(found, batch.is_full and not batch.again)
 
@@ -84,12 +86,21 @@ class Firing:
         try:
             await asyncio.wait_for(self._publisher.flowing(), FLOW_WAIT_S)
         except TimeoutError:
+            self._causes.met("broker", self._clock.now())
             return False
         return True
 
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        try:
+            yield
+        except PostgresAway:
+            self._causes.met("postgres", self._clock.now())
+            raise
+
     def _count(self, batch: "_Batch") -> None:
         for row in batch.fired:
-            LATENESS.observe(max(0.0, (row.now - row.due_at).total_seconds()))
+            observe((row.now - row.due_at).total_seconds() + batch.publish_s, batch.because(row))
         FIRED.labels("confirmed").inc(len(batch.fired))
         FIRED.labels("refused").inc(len(batch.again))
         if batch.again:
@@ -103,8 +114,12 @@ class Firing:
 class _Batch:
     """One transaction's rows on their way through the broker."""
 
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: Publisher, causes: Causes, clock: Clock, *, is_swept: bool = False) -> None:
         self._publisher = publisher
+        self._causes = causes
+        self._clock = clock
+        self._is_swept = is_swept
+        self.publish_s = 0.0
         self.fired: list[DueRow] = []
         self.again: list[UUID] = []
         self.found: set[UUID] = set()
@@ -115,31 +130,42 @@ class _Batch:
         self.is_full = len(rows) >= FIRE_ROWS_MAX or sum(len(row.message) for row in rows) >= FIRE_BYTES_MAX
         expired = [row for row in rows if row.is_expired]
         due = [row for row in rows if not row.is_expired]
+        started = self._clock.monotonic()
         told, fired = await asyncio.gather(
             self._publish(topology.TASK_EVENT, expired, [_expired(row) for row in expired]),
-            self._publish(topology.DUE, due, [_due(row) for row in due]),
+            self._publish(topology.DUE, due, [_due(row, self.because(row)) for row in due]),
         )
+        self.publish_s = self._clock.monotonic() - started
         self.fired = fired
         return Emitted([row.id for row in fired], [row.id for row in told])
+
+    def because(self, row: DueRow) -> LateBecause | None:
+        because = self._causes.because(row.due_at, row.now)
+        # What a sweep finds singly had a scheduler that was to wake for it, and is no more.
+        return "restart" if because == "backlog" and self._is_swept and not self.is_full else because
 
     async def _publish(self, route: topology.Route, rows: list[DueRow], items: list[bytes]) -> list[DueRow]:
         """The rows whose item the broker confirmed in time."""
         if not rows:
             return []
-        sending = [asyncio.ensure_future(self._publisher.publish(route, item)) for item in items]
-        await asyncio.wait(sending, timeout=PUBLISH_DEADLINE_S)
+        failures = await self._publisher.publish_many(route, items, within_s=PUBLISH_DEADLINE_S)
         confirmed = []
-        for row, publish in zip(rows, sending, strict=True):
-            if publish.done() and not publish.cancelled() and publish.exception() is None:
+        for row, failure in zip(rows, failures, strict=True):
+            if failure is None:
                 confirmed.append(row)
             else:
-                publish.cancel()
-                self.again.append(row.id)
+                self._failed(row, failure)
         return confirmed
 
+    def _failed(self, row: DueRow, failure: NotPublished) -> None:
+        self.again.append(row.id)
+        if not isinstance(failure, Refused):  # a full queue is downstream's backlog, and not the broker's doing
+            self._causes.met("broker", self._clock.now())
 
-def _due(row: DueRow) -> bytes:
-    return encode(TaskDue(task=msgspec.Raw(row.message), due_at=row.due_at, emitted_at=row.now))
+
+def _due(row: DueRow, because: LateBecause | None) -> bytes:
+    due = TaskDue(task=msgspec.Raw(row.message), due_at=row.due_at, emitted_at=row.now, late_because=because)
+    return encode(due)
 
 
 def _expired(row: DueRow) -> bytes:

@@ -41,11 +41,15 @@ class Row(NamedTuple):
 
 
 class First(NamedTuple):
-    """What stands under an id already. `message` and `due_at` are None when only its tombstone is left."""
+    """What stands under an id already. `message` and `due_at` are None when only its tombstone is left.
+
+    `fingerprint` is empty where a cancel came before the task it is for.
+    """
 
     fingerprint: str
     message: bytes | None
     due_at: datetime | None
+    is_cancelled: bool = False
 
 
 class Accepted(NamedTuple):
@@ -92,11 +96,19 @@ _INSERT = """
     RETURNING id
 """
 # A second statement, because it needs a newer snapshot than the insert's: the fire may have committed in between.
+# Materialized, step by step: told by old statistics that a table is empty, the planner would scan it once per id.
 _DELETE_COVERED = """
-    DELETE FROM task USING task_done AS done
-    WHERE task.id = ANY($1::uuid[]) AND done.id = task.id
-      AND (done.generation, done.attempt, done.hop) >= (task.generation, task.attempt, task.hop)
-    RETURNING task.id, done.fingerprint
+    WITH done AS MATERIALIZED (
+        SELECT id, generation, attempt, hop, cause, fingerprint, project FROM task_done WHERE id = ANY($1::uuid[])
+    ), covered AS MATERIALIZED (
+        SELECT task.id, max(done.fingerprint) AS fingerprint,
+               bool_and(done.cause IN ('cancelled', 'noted')) AS is_cancelled
+        FROM done JOIN task ON task.id = done.id AND coalesce(done.project, task.project) = task.project
+        WHERE task.id = ANY($1::uuid[])
+          AND (done.generation, done.attempt, done.hop) >= (task.generation, task.attempt, task.hop)
+        GROUP BY task.id
+    )
+    DELETE FROM task USING covered WHERE task.id = covered.id RETURNING covered.*
 """
 _EARLIER = "SELECT id, fingerprint, message, due_at FROM task WHERE id = ANY($1::uuid[])"
 
@@ -117,12 +129,16 @@ _LOCK_OVERDUE = _LOCK.format(
 )
 _STILL_TO_COME = "SELECT id, due_at FROM task WHERE id = ANY($1::uuid[]) AND due_at > clock_timestamp()"
 _BURY = """
-    WITH gone AS (DELETE FROM task WHERE id = ANY($1::uuid[]) RETURNING id, generation, attempt, hop, fingerprint)
-    INSERT INTO task_done (id, generation, attempt, hop, cause, fingerprint)
-    SELECT id, generation, attempt, hop, $2, fingerprint FROM gone
+    WITH gone AS (
+        DELETE FROM task WHERE id = ANY($1::uuid[])
+        RETURNING id, generation, attempt, hop, $2, fingerprint, project, command_id
+    )
+    INSERT INTO task_done (id, generation, attempt, hop, cause, fingerprint, project, command_id) SELECT * FROM gone
 """
 _TODAY = "SELECT (now() AT TIME ZONE 'UTC')::date"
-_COMING = "SELECT id, due_at FROM task WHERE due_at > $1 AND due_at <= $2 ORDER BY due_at LIMIT $3"
+_COMING = """
+    SELECT id, due_at FROM task WHERE due_at > $1 AND due_at <= $2 AND shard % $4 = $5 ORDER BY due_at LIMIT $3
+"""
 _OVERDUE_STATE = """
     SELECT count(*) AS tasks, coalesce(extract(epoch FROM clock_timestamp() - min(due_at)), 0)::float8 AS oldest_s
     FROM (SELECT due_at FROM task WHERE due_at < clock_timestamp() - $1::interval ORDER BY due_at LIMIT 100000) AS late
@@ -144,7 +160,7 @@ class Store:
                 inserted = await connection.fetch(_INSERT, *_columns(rows))
                 covered = await connection.fetch(_DELETE_COVERED, ids)
                 held = {record["id"] for record in inserted} - {record["id"] for record in covered}
-                earlier = {record["id"]: First(record["fingerprint"], None, None) for record in covered}
+                earlier = {id_: First(fingerprint, None, None, cancelled) for id_, fingerprint, cancelled in covered}
                 if unknown := [id_ for id_ in ids if id_ not in held and id_ not in earlier]:
                     for id_, *first in await connection.fetch(_EARLIER, unknown):
                         earlier[id_] = First(*first)
@@ -168,10 +184,12 @@ class Store:
         async with self._postgres.acquire() as connection:
             return [(record["id"], record["due_at"]) for record in await connection.fetch(_STILL_TO_COME, ids)]
 
-    async def coming(self, after: datetime, until: datetime, limit: int) -> list[tuple[UUID, datetime]]:
-        """(id, due_at) of what is due in (after, until], soonest first."""
+    async def coming(
+        self, after: datetime, until: datetime, limit: int, *, part: int = 0, parts: int = 1
+    ) -> list[tuple[UUID, datetime]]:
+        """(id, due_at) of what is due in (after, until], soonest first, of one part of all shards."""
         async with self._postgres.acquire() as connection:
-            return [(r["id"], r["due_at"]) for r in await connection.fetch(_COMING, after, until, limit)]
+            return [(r["id"], r["due_at"]) for r in await connection.fetch(_COMING, after, until, limit, parts, part)]
 
     async def now(self) -> datetime:
         async with self._postgres.acquire() as connection:
@@ -203,6 +221,10 @@ class Store:
         return len(records)
 
 
+def shard_of(id_: UUID) -> int:
+    return id_.int % SHARDS
+
+
 def _columns(rows: Sequence[Row]) -> tuple[list[object], ...]:
     return (
         [row.id for row in rows],
@@ -211,7 +233,7 @@ def _columns(rows: Sequence[Row]) -> tuple[list[object], ...]:
         [row.hop for row in rows],
         [row.due_at for row in rows],
         [row.expires_at for row in rows],
-        [row.id.int % SHARDS for row in rows],
+        [shard_of(row.id) for row in rows],
         [len(row.message) for row in rows],
         [row.project for row in rows],
         [row.fingerprint for row in rows],

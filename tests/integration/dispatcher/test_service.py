@@ -100,7 +100,7 @@ async def events(amqp: AbstractConnection) -> Tap:
 
 
 async def emit(scheduler: Publisher, *tasks: Task) -> None:
-    assert all(await scheduler.publish_many(topology.DUE, [encode(due(task)) for task in tasks]))
+    assert not any(await scheduler.publish_many(topology.DUE, [encode(due(task)) for task in tasks]))
 
 
 class Gate:

@@ -79,8 +79,8 @@ class Mailer:
 
     async def puts(self, *entries: FailedTask | Notice) -> None:
         """As dispatcher and ingest do: packed, confirmed."""
-        confirmed = await self.publisher.publish_many(topology.FALLBACK_ENTRY, [encode(entry) for entry in entries])
-        assert all(confirmed)
+        failures = await self.publisher.publish_many(topology.FALLBACK_ENTRY, [encode(entry) for entry in entries])
+        assert not any(failures)
 
     async def waits(self, messages_min: int = 1) -> int:
         async def is_so() -> bool:

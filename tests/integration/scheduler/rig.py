@@ -11,11 +11,14 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 
+from libs.common.clock import SystemClock
 from libs.common.contracts import AnyMessage, Call, Task, encode
 from libs.common.postgres import Postgres, PostgresAway, postgres_pool
-from libs.common.publisher import NotPublished, Publisher, Refused
+from libs.common.publisher import NotPublished, Publisher, PublishUnknown, Refused
 from libs.common.topology import Route
 from services.scheduler.accept import Acceptor
+from services.scheduler.fire import Firing
+from services.scheduler.lateness import Causes
 from services.scheduler.store import Accepted, DueRow, Emit, Emitted, Row, Store
 
 CALL = msgspec.Raw(encode(Call(url="https://example.org/bell")))
@@ -90,6 +93,14 @@ class FakePublisher(Publisher):
             raise self.error
         self.sent.append(_read(item))
 
+    async def publish_many(
+        self, route: Route, items: Sequence[bytes], *, within_s: float = 5
+    ) -> list[NotPublished | None]:
+        sending = [asyncio.create_task(self.publish(route, item)) for item in items]
+        if sending:
+            await asyncio.wait(sending, timeout=within_s)
+        return [_failure(task) for task in sending]
+
     async def insist(self, route: Route, item: bytes, headers: Mapping[str, str | int] | None = None) -> None:
         while True:
             try:
@@ -104,6 +115,15 @@ class FakePublisher(Publisher):
     def take(self) -> list[AnyMessage]:
         sent, self.sent = self.sent, []
         return sent
+
+
+def _failure(sending: "asyncio.Task[None]") -> NotPublished | None:
+    if not sending.done():
+        sending.cancel()
+    if not sending.done() or sending.cancelled():
+        return PublishUnknown("no answer in time")
+    error = sending.exception()
+    return error if error is None or isinstance(error, NotPublished) else PublishUnknown(repr(error))
 
 
 @dataclass
@@ -130,7 +150,12 @@ class LosesAnswers(Store):
 
 
 def an_acceptor(store: Store, publisher: Publisher | None = None, held: Held | None = None) -> Acceptor:
-    return Acceptor(store, publisher or FakePublisher(), held or Held())
+    return Acceptor(store, publisher or FakePublisher(), held or Held(), SystemClock())
+
+
+def a_firing(store: Store, publisher: Publisher) -> Firing:
+    """Of a scheduler that has run for a day."""
+    return Firing(store, publisher, Causes(datetime.now(UTC) - timedelta(days=1)), SystemClock())
 
 
 def a_pool(url: str, name: str = "replica-1") -> AbstractAsyncContextManager[Postgres]:
@@ -197,6 +222,25 @@ class Tables:
         """Commits return before they are on disk: no test here turns the machine off."""
         name = await self.connection.fetchval("SELECT current_database()")
         await self.connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
+
+    async def has_been_empty_for_long(self, tombstones: int) -> None:
+        """What the planner knows of `task` was found out in a quiet moment."""
+        await self.connection.execute(
+            """
+            INSERT INTO scheduler.task
+            SELECT gen_random_uuid(), 1, 1, 0, now(), NULL, 1, 9, 'p', 'f', NULL, repeat('x', 300)::bytea
+            FROM generate_series(1, 1500);
+            DELETE FROM scheduler.task;
+            ANALYZE scheduler.task;
+            """
+        )
+        await self.connection.execute(
+            """
+            INSERT INTO scheduler.task_done (id, generation, attempt, hop, cause, fingerprint, project)
+            SELECT gen_random_uuid(), 1, 1, 0, 'fired', 'f', 'p' FROM generate_series(1, $1)
+            """,
+            tombstones,
+        )
 
     async def empty(self) -> None:
         await self.connection.execute("DELETE FROM scheduler.task; DELETE FROM scheduler.task_done")

@@ -20,12 +20,13 @@ from libs.common.publisher import Publisher, PublishUnknown
 from libs.common.topology import Route
 from services.scheduler import fire as fire_module
 from services.scheduler.alarm import Alarm
-from services.scheduler.fire import Fired, Firing
+from services.scheduler.fire import Fired
 from services.scheduler.store import FIRE_BYTES_MAX, Store
 from tests.integration.scheduler.rig import (
     SECOND,
     FakePublisher,
     Tables,
+    a_firing,
     a_pool,
     a_row,
     a_task,
@@ -55,7 +56,7 @@ async def test_a_due_task_is_sent_as_it_was_accepted_with_its_time_and_when_it_w
 ) -> None:
     task = a_task(-3)
     ids = await accepted(store, task)
-    assert await Firing(store, publisher).fire_these(ids) == Fired([], [])
+    assert await a_firing(store, publisher).fire_these(ids) == Fired([], [])
     [due] = publisher.take()
     assert isinstance(due, TaskDue)
     assert bytes(due.task) == encode(task)
@@ -68,7 +69,7 @@ async def test_a_return_is_sent_with_its_own_time_and_the_users_time_inside(
 ) -> None:
     task = at(a_task(-30), 1, 4, 7)
     await store.accept([a_row(task, not_before := task.due_at + 20 * SECOND)])
-    await Firing(store, publisher).fire_these([task.id])
+    await a_firing(store, publisher).fire_these([task.id])
     [due] = publisher.take()
     assert isinstance(due, TaskDue)
     assert due.due_at == not_before
@@ -82,7 +83,7 @@ async def test_an_expired_task_is_told_as_expired_and_never_called(
     task = msgspec.structs.replace(at(task, 1, 2, 3), expires_at=task.due_at + SECOND)
     lives = a_task(-3, expires_at=task.due_at + 3600 * SECOND)
     ids = await accepted(store, task, lives)
-    assert await Firing(store, publisher).fire_these(ids) == Fired([], [])
+    assert await a_firing(store, publisher).fire_these(ids) == Fired([], [])
     sent = publisher.take()
     [end] = [event for event in sent if isinstance(event, TaskFinished)]
     assert (end.id, end.project, end.state) == (task.id, "acme", "expired")
@@ -96,10 +97,10 @@ async def test_an_expiry_that_the_broker_did_not_take_is_told_later(store: Store
     task = msgspec.structs.replace(task, expires_at=task.due_at)
     publisher = FakePublisher(lambda item: True)
     ids = await accepted(store, task)
-    assert await Firing(store, publisher).fire_these(ids) == Fired([], ids)
+    assert await a_firing(store, publisher).fire_these(ids) == Fired([], ids)
     assert await tables.causes(task.id) == []
     publisher.refuses = lambda item: False
-    assert await Firing(store, publisher).fire_overdue() == (1, False)
+    assert await a_firing(store, publisher).fire_overdue() == (1, False)
     assert await tables.causes(task.id) == ["expired"]
 
 
@@ -110,7 +111,7 @@ async def test_what_fires_late_is_measured_as_late(store: Store, publisher: Fake
     before = [late(le) for le in ("2.0", "10.0", "+Inf")]
     ids = await accepted(store, a_task(-5), a_task(-60), a_task(-5))
     publisher.refuses = lambda item: False
-    await Firing(store, publisher).fire_these(ids)
+    await a_firing(store, publisher).fire_these(ids)
     assert [late(le) for le in ("2.0", "10.0", "+Inf")] == [before[0], before[1] + 2, before[2] + 3]
 
 
@@ -128,7 +129,7 @@ async def test_what_the_broker_did_not_confirm_stays_and_comes_back(
     refused = {names(task) for task in tasks[:2]}
     publisher = FakePublisher(lambda item: any(name in item for name in refused))
     publisher.error = error
-    ids, firing = await accepted(store, *tasks), Firing(store, publisher)
+    ids, firing = await accepted(store, *tasks), a_firing(store, publisher)
     assert await firing.fire_these(ids) == Fired([], ids[:2])
     assert [task.id for task in tasks_of(publisher.take())] == ids[2:]
     assert [await tables.causes(id_) for id_ in ids] == [[], [], ["fired"], ["fired"], ["fired"]]
@@ -155,7 +156,7 @@ async def test_a_confirm_that_takes_too_long_leaves_the_row(
 
     publisher = Silent()
     ids = await accepted(store, a_task(-2), a_task())
-    assert await Firing(store, publisher).fire_these(ids) == Fired([], ids)
+    assert await a_firing(store, publisher).fire_these(ids) == Fired([], ids)
     assert len(publisher.take()) == 2  # it may have arrived: unknown, not no
     assert await tables.waiting() == 2
     await until("nobody to wait for the confirm any more", lambda: publisher.was_cancelled == 2)
@@ -164,7 +165,7 @@ async def test_a_confirm_that_takes_too_long_leaves_the_row(
 async def test_refusals_back_off_from_50_ms_to_a_second_and_begin_again_after_a_success(
     store: Store, publisher: FakePublisher
 ) -> None:
-    firing, pauses = Firing(store, publisher), []
+    firing, pauses = a_firing(store, publisher), []
     publisher.refuses = lambda item: True
     ids = await accepted(store, a_task())
     for _ in range(8):
@@ -186,7 +187,7 @@ async def test_no_fire_starts_while_the_broker_does_not_listen(
     monkeypatch.setattr(fire_module, "FLOW_WAIT_S", 0.05)
     publisher.flows = False
     ids = await accepted(store, a_task(-9))
-    firing = Firing(store, publisher)
+    firing = a_firing(store, publisher)
     assert await firing.fire_these(ids) == Fired([], ids)
     assert firing.pause_s > 0
     assert await firing.fire_overdue() == (0, False)
@@ -206,7 +207,7 @@ async def test_postgres_lost_between_publish_and_commit_fires_the_same_again(sto
                 await until("the session to be killed", tables.kill_those_in_a_transaction)
 
     publisher, task = LosesPostgres(), a_task()
-    ids, firing = await accepted(store, task), Firing(store, publisher)
+    ids, firing = await accepted(store, task), a_firing(store, publisher)
     with pytest.raises(PostgresAway):
         await firing.fire_these(ids)
     assert await tables.causes(task.id) == []
@@ -220,7 +221,7 @@ async def test_a_bug_while_publishing_is_not_taken_for_a_refusal_of_postgres(sto
     publisher = FakePublisher(lambda item: True)
     publisher.error = ZeroDivisionError()
     ids = await accepted(store, a_task())
-    assert await Firing(store, publisher).fire_these(ids) == Fired([], ids)
+    assert await a_firing(store, publisher).fire_these(ids) == Fired([], ids)
     assert await tables.waiting() == 1
 
 
@@ -230,7 +231,7 @@ async def test_two_replicas_that_fire_the_same_ids_send_each_task_once(
     publishers = [FakePublisher() for _ in range(4)]
     ids = await accepted(store, *(a_task() for _ in range(200)))
     async with a_pool(migrated_postgres_url, "replica-2") as other:
-        firings = [Firing((store, Store(other))[n % 2], publisher) for n, publisher in enumerate(publishers)]
+        firings = [a_firing((store, Store(other))[n % 2], publisher) for n, publisher in enumerate(publishers)]
         fired = await asyncio.gather(*(firing.fire_these(ids) for firing in firings))
     sent = [task.id for publisher in publishers for task in tasks_of(publisher.take())]
     assert sorted(sent) == sorted(ids)
@@ -243,7 +244,7 @@ async def test_two_replicas_that_fire_the_same_ids_send_each_task_once(
 
 async def test_what_is_not_due_is_missed_and_not_sent(store: Store, publisher: FakePublisher) -> None:
     early, due = await accepted(store, a_task(60), a_task())
-    assert await Firing(store, publisher).fire_these([early, due]) == Fired([early], [])
+    assert await a_firing(store, publisher).fire_these([early, due]) == Fired([early], [])
     assert [task.id for task in tasks_of(publisher.take())] == [due]
 
 
@@ -251,7 +252,7 @@ async def test_what_exceeds_the_bytes_of_a_batch_is_asked_for_again_at_once(
     store: Store, publisher: FakePublisher
 ) -> None:
     tasks = [a_task(-1, body_bytes=190_000) for _ in range(40)]
-    ids, firing = await accepted(store, *tasks), Firing(store, publisher)
+    ids, firing = await accepted(store, *tasks), a_firing(store, publisher)
     rounds = 0
     while ids:
         fired = await firing.fire_these(ids)
@@ -268,7 +269,7 @@ async def test_the_alarm_fires_a_herd_of_large_tasks_without_waiting_for_the_swe
 ) -> None:
     from libs.common.clock import SystemClock
 
-    alarm = Alarm(store, Firing(store, publisher), SystemClock(), horizon_s=60)
+    alarm = Alarm(store, a_firing(store, publisher), SystemClock(), horizon_s=60)
     stopping = asyncio.Event()
     due_at = await tables.now() + timedelta(seconds=1)
     await accepted(store, *(a_task(due_at=due_at, body_bytes=190_000) for _ in range(40)))
@@ -298,7 +299,7 @@ async def test_a_fired_task_arrives_where_the_dispatcher_takes_it(
 ) -> None:
     tasks = [a_task() for _ in range(50)]
     ids = await accepted(store, *tasks)
-    assert await Firing(store, real).fire_these(ids) == Fired([], [])
+    assert await a_firing(store, real).fire_these(ids) == Fired([], [])
     bodies = await everything(amqp, topology.DISPATCHER_DUE, items=50)
     assert sorted(tasks_of(bodies), key=lambda task: task.id) == sorted(tasks, key=lambda task: task.id)
 
@@ -307,7 +308,7 @@ async def test_a_full_queue_keeps_the_rows_until_there_is_room(
     amqp: AbstractConnection, store: Store, tables: Tables, real: Publisher
 ) -> None:
     await fill(amqp, topology.DISPATCHER_DUE)
-    firing, task = Firing(store, real), a_task(-9)
+    firing, task = a_firing(store, real), a_task(-9)
     ids = await accepted(store, task)
     assert await firing.fire_these(ids) == Fired([], ids)
     assert await firing.fire_overdue() == (1, False)

@@ -56,6 +56,19 @@ async def test_a_create_that_comes_again_after_it_has_fired_is_not_held(store: S
     assert await store.fire_these([task.id], confirm_all) == 0
 
 
+async def test_an_accept_is_quick_when_postgres_believes_the_table_empty(
+    migrated_postgres_url: str, tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does when autovacuum has looked in a quiet moment: a careless join was quadratic then, and never ended."""
+    await tables.has_been_empty_for_long(tombstones=4000)
+    monkeypatch.setattr(patience, "STATEMENT_MS", 2000)
+    async with a_pool(migrated_postgres_url) as postgres:
+        store = Store(postgres)
+        for _ in range(8):  # the sixth is planned for any parameters
+            rows = [a_row(a_task(60)) for _ in range(500)]
+            assert len((await store.accept(rows)).held) == 500
+
+
 async def test_another_request_under_a_waiting_id_changes_nothing(store: Store, tables: Tables) -> None:
     task = a_task()
     await store.accept([a_row(task)])

@@ -10,11 +10,10 @@ from libs.common.contracts import Task, TaskDue
 from libs.common.metrics import REGISTRY
 from libs.common.partitions import partition_name
 from services.scheduler import fire as fire_module
-from services.scheduler.fire import Firing
 from services.scheduler.keeping import Keeping
 from services.scheduler.store import FIRE_ROWS_MAX, Store
 from services.scheduler.sweep import SWEEP_EVERY_S, Sweeper
-from tests.integration.scheduler.rig import FakePublisher, Gate, Tables, a_pool, a_row, a_task, until
+from tests.integration.scheduler.rig import FakePublisher, Gate, Tables, a_firing, a_pool, a_row, a_task, until
 
 
 async def accepted(store: Store, *tasks: Task) -> None:
@@ -29,7 +28,7 @@ def sent(publisher: FakePublisher) -> list[Task]:
 async def drained_s(store: Store, tables: Tables, publisher: FakePublisher) -> float:
     """Let a sweeper run until nothing waits; gives how long that took."""
     stopping, loop = asyncio.Event(), asyncio.get_running_loop()
-    run = asyncio.create_task(Sweeper(store, Firing(store, publisher)).run(stopping))
+    run = asyncio.create_task(Sweeper(store, a_firing(store, publisher)).run(stopping))
     started = loop.time()
 
     async def is_drained() -> bool:
@@ -66,7 +65,7 @@ async def test_what_is_overdue_by_less_than_two_seconds_is_left_to_the_wheels(
 ) -> None:
     fresh, overdue = a_task(due_at=await tables.now()), a_task(-3)
     await accepted(store, fresh, overdue)
-    assert await Sweeper(store, Firing(store, publisher)).one_pass() is False
+    assert await Sweeper(store, a_firing(store, publisher)).one_pass() is False
     assert [task.id for task in sent(publisher)] == [overdue.id]
 
 
@@ -79,7 +78,7 @@ async def test_what_another_replica_has_in_hand_is_left_to_it(
         gate = Gate()
         firing = asyncio.create_task(Store(other).fire_these([theirs.id], gate))
         await gate.reached.wait()
-        await Sweeper(store, Firing(store, publisher)).one_pass()
+        await Sweeper(store, a_firing(store, publisher)).one_pass()
         gate.opened.set()
         await firing
     assert [task.id for task in sent(publisher)] == [free.id]
@@ -91,7 +90,7 @@ async def test_a_broker_that_refuses_is_not_asked_again_at_once(
     await accepted(store, *(a_task(-3) for _ in range(FIRE_ROWS_MAX + 1)))
     refusals = [True]
     publisher.refuses = lambda _item: bool(refusals and refusals.pop())
-    sweeper = Sweeper(store, Firing(store, publisher))
+    sweeper = Sweeper(store, a_firing(store, publisher))
     assert await sweeper.one_pass() is False  # full, and one was refused
     assert await tables.waiting() == 2
     assert await sweeper.one_pass() is False
@@ -104,11 +103,11 @@ async def test_the_gauges_say_how_much_is_overdue_and_by_how_much(
     monkeypatch.setattr(fire_module, "FLOW_WAIT_S", 0.05)
     publisher.flows = False
     await accepted(store, a_task(-100), a_task(-50), a_task(-0.5))
-    await Sweeper(store, Firing(store, publisher)).one_pass()
+    await Sweeper(store, a_firing(store, publisher)).one_pass()
     assert REGISTRY.get_sample_value("carillon_scheduler_overdue_tasks") == 2
     assert 99 < (REGISTRY.get_sample_value("carillon_scheduler_overdue_oldest_seconds") or 0) < 130
     publisher.flows = True
-    await Sweeper(store, Firing(store, publisher)).one_pass()
+    await Sweeper(store, a_firing(store, publisher)).one_pass()
     assert REGISTRY.get_sample_value("carillon_scheduler_overdue_tasks") == 0
     assert REGISTRY.get_sample_value("carillon_scheduler_overdue_oldest_seconds") == 0
 
@@ -122,7 +121,7 @@ async def test_a_sweep_that_loses_postgres_goes_on_with_the_next_pass(store: Sto
 
     publisher, task = LosesPostgres(), a_task(-3)
     await accepted(store, task)
-    sweeper = Sweeper(store, Firing(store, publisher))
+    sweeper = Sweeper(store, a_firing(store, publisher))
     assert await sweeper.one_pass() is False
     assert await tables.causes(task.id) == []
     await sweeper.one_pass()

@@ -61,7 +61,9 @@ class FakeStore(Store):
         now = self.world.postgres()
         return [(id_, self.rows[id_]) for id_ in ids if id_ in self.rows and self.rows[id_] > now]
 
-    async def coming(self, after: datetime, until: datetime, limit: int) -> list[tuple[UUID, datetime]]:
+    async def coming(
+        self, after: datetime, until: datetime, limit: int, *, part: int = 0, parts: int = 1
+    ) -> list[tuple[UUID, datetime]]:
         await asyncio.sleep(0)
         self.limits.append(limit)
         found = sorted((due, id_) for id_, due in self.rows.items() if after < due <= until)

@@ -1,0 +1,146 @@
+"""The table of schedules. A row changes under its lock, and what must be told is told before the commit.
+
+So a crash in between tells it again, and nothing is taken back that nobody heard of.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from libs.common.contracts import CancelTask, HeldSchedule, Schedule, encode
+from libs.common.postgres import Postgres
+from services.scheduler.occurrences import LEAD
+from services.scheduler.store_commands import Cancelled, cancel
+
+DUE_MAX = 100
+
+_FIELDS = "id, project, name, revision, status, created_at, changed_at, next_at"
+_LOCKED = f"SELECT {_FIELDS}, schedule, command_id FROM schedule WHERE id = $1 FOR UPDATE"  # noqa: S608  our own words
+# Holds the place of a schedule that is being created; never seen, because it is updated in the same transaction.
+_RESERVE = """
+    INSERT INTO schedule (id, project, name, revision, status, command_id, created_at, changed_at, schedule)
+    VALUES ($1, $2, $3, 0, 'deleted', '00000000-0000-0000-0000-000000000000', now(), now(), '')
+    ON CONFLICT DO NOTHING
+"""
+_SAVE = """
+    UPDATE schedule SET revision = $2, status = $3, created_at = $4, changed_at = $5, next_at = $6, schedule = $7,
+                        command_id = $8
+    WHERE id = $1
+"""
+_FREE = "DELETE FROM schedule WHERE id = $1 AND command_id < $2"
+_NOTE = "UPDATE schedule SET command_id = $2 WHERE id = $1"
+_DUE = f"""
+    SELECT {_FIELDS}, schedule, clock_timestamp() AS now FROM schedule
+    WHERE status = 'active' AND next_at <= clock_timestamp() + $1::interval
+    ORDER BY next_at LIMIT $2 FOR UPDATE SKIP LOCKED
+"""  # noqa: S608  our own words
+_ADVANCE = """
+    UPDATE schedule SET next_at = $2, status = CASE WHEN $2::timestamptz IS NULL THEN 'ended' ELSE 'active' END
+    WHERE id = $1
+"""
+_LIST = f"""
+    SELECT {_FIELDS} FROM schedule WHERE project = $1 AND name > $2 AND status <> 'deleted' ORDER BY name LIMIT $3
+"""  # noqa: S608  our own words
+_FORGET = "DELETE FROM schedule WHERE status = 'deleted' AND changed_at < clock_timestamp() - $1 * interval '1 day'"
+_COUNT = "SELECT status, count(*) FROM schedule WHERE status <> 'deleted' GROUP BY status"
+
+_decode = msgspec.json.Decoder(Schedule).decode
+
+
+class Change(NamedTuple):
+    """What a command makes of a schedule, and the tasks made ahead that it takes back."""
+
+    held: HeldSchedule
+    withdrawn: Sequence[UUID] = ()
+
+
+class DueSchedule(NamedTuple):
+    """A locked row whose next occurrence is near. `now` is Postgres' clock."""
+
+    held: HeldSchedule
+    schedule: Schedule
+    now: datetime
+
+
+Decide = Callable[[HeldSchedule | None, datetime], Change | None]
+Tell = Callable[[Sequence[tuple[UUID, Cancelled]]], Awaitable[None]]
+Emit = Callable[[Sequence[DueSchedule]], Awaitable[dict[UUID, datetime | None]]]
+
+
+class ScheduleStore:
+    def __init__(self, postgres: Postgres) -> None:
+        self._postgres = postgres
+
+    async def change(
+        self, id_: UUID, project: str, name: str, command_id: UUID, decide: Decide, tell: Tell
+    ) -> HeldSchedule | None:
+        """The schedule after `decide(held, now)`, which is asked unless a newer command has been here.
+
+        `held` and the answer are None for a schedule that there is not. `tell` is given what was taken back, and
+        awaited before the commit.
+        """
+        async with self._postgres.acquire() as connection, connection.transaction():
+            await connection.execute(_RESERVE, id_, project, name)
+            row = await connection.fetchrow(_LOCKED, id_)
+            assert row is not None
+            held = None if row["status"] == "deleted" else _held(row)
+            if row["command_id"] >= command_id:
+                # The deletion itself, once more: it gets the answer it got.
+                return _held(row) if row["command_id"] == command_id else held
+            now: datetime = await connection.fetchval("SELECT clock_timestamp()")
+            change = decide(held, now)
+            if change is None:
+                await connection.execute(_FREE if row["revision"] == 0 else _NOTE, id_, command_id)
+                return held
+            cancels = [CancelTask(id=task_id, project=project, command_id=command_id) for task_id in change.withdrawn]
+            await tell([(each.id, await cancel(connection, each)) for each in cancels])
+            # A revision is never used twice, not even by a schedule that was deleted and made again.
+            saved = msgspec.structs.replace(change.held, revision=row["revision"] + 1, changed_at=now)
+            await connection.execute(_SAVE, *_values(saved), command_id)
+            return saved
+
+    async def shown(self, id_: UUID) -> HeldSchedule | None:
+        async with self._postgres.acquire() as connection:
+            row = await connection.fetchrow(_LOCKED.removesuffix(" FOR UPDATE"), id_)
+            return None if row is None or row["status"] == "deleted" else _held(row)
+
+    async def listed(self, project: str, after: str, limit: int) -> list[HeldSchedule]:
+        """By name, without their `schedule`."""
+        async with self._postgres.acquire() as connection:
+            return [HeldSchedule(**row) for row in await connection.fetch(_LIST, project, after, limit)]
+
+    async def emit_due(self, emit: Emit) -> int:
+        """Hand the schedules that come within `LEAD` to `emit`, which says when those next come that it could emit.
+
+        Gives how many there were.
+        """
+        async with self._postgres.acquire() as connection, connection.transaction():
+            rows = await connection.fetch(_DUE, LEAD, DUE_MAX)
+            due = [DueSchedule(_held(row), _decode(row["schedule"]), row["now"]) for row in rows]
+            next_at = await emit(due) if due else {}
+            await connection.executemany(_ADVANCE, list(next_at.items()))
+            return len(due)
+
+    async def counts(self) -> dict[str, int]:
+        """How many there are, by status."""
+        async with self._postgres.acquire() as connection:
+            return {record["status"]: record["count"] for record in await connection.fetch(_COUNT)}
+
+    async def forget(self, keep_days: int) -> None:
+        """Tombstones of schedules deleted longer ago."""
+        async with self._postgres.acquire() as connection:
+            await connection.execute(_FORGET, keep_days)
+
+
+def _held(row: asyncpg.Record) -> HeldSchedule:
+    fields = {name: row[name] for name in _FIELDS.split(", ")}
+    return HeldSchedule(**fields, schedule=_decode(row["schedule"]) if row["schedule"] else None)
+
+
+def _values(held: HeldSchedule) -> tuple[object, ...]:
+    schedule = b"" if held.schedule is None else encode(held.schedule)
+    return (held.id, held.revision, held.status, held.created_at, held.changed_at, held.next_at, schedule)
