@@ -59,7 +59,8 @@ def private_stack(
 ) -> Iterator[PrivateStack]:
     """Raises: StackError when it does not come up, or when another run holds the folder.
 
-    `settings` win over the caller's variables. SIGTERM counts as Ctrl-C while the stack is there, so that it ends.
+    No `replicas` means servers only. `settings` win over the caller's variables. SIGTERM counts as Ctrl-C while the
+    stack is there, so that it ends.
     """
     layout = Layout(folder.resolve(), port_offset)
     environ = _environ(settings)
@@ -85,7 +86,8 @@ def _environ(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def _up(layout: Layout, replicas: int, environ: Mapping[str, str]) -> None:
-    options = ("--port-offset", str(layout.port_offset), "--replicas", str(replicas))
+    processes = ("--replicas", str(replicas)) if replicas else ("--servers-only",)
+    options = ("--port-offset", str(layout.port_offset), *processes)
     done = _run("up", layout, environ, options)
     if done.returncode:
         raise StackError(f"the stack does not come up:\n{(done.stdout + done.stderr)[-OUTPUT_TAIL:]}")
