@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up down demo test k8s compose-test cluster-test restore-drill upgrade-test check bench chaos format lock
+.PHONY: help up down demo test k8s compose-test cluster-test matrix restore-drill upgrade-test check bench chaos format lock
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 21
@@ -29,6 +29,9 @@ compose-test: $(VENV)/ok ## compose.yaml in containers: smoke test, replicas, cr
 
 cluster-test: $(VENV)/ok ## three RabbitMQ nodes in containers, killed under load (5 minutes; not in CI)
 	@$(BIN)/python -m tests.cluster
+
+matrix: $(VENV)/ok ## integration tests on RabbitMQ 4 and 3.10, PostgreSQL 17 and 15, Redis 8 and 7, in containers
+	@$(BIN)/python -m tests.matrix
 
 restore-drill: $(VENV)/ok ## back up, destroy, restore into an empty stack of containers, check every promise (6 minutes)
 	@$(BIN)/python -m tests.restore

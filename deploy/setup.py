@@ -23,6 +23,7 @@ from libs.common.declaration import declare
 from libs.common.lifecycle import Backoff, Fatal, run
 from libs.common.logs import configure_logs
 from libs.common.settings import AmqpSettings, LadderSettings, PostgresSettings, load
+from libs.common.tls import tls_trouble
 from libs.common.topology import topology
 
 SERVICES = Path(__file__).parent.parent / "services"
@@ -78,7 +79,7 @@ async def connect(amqp_url: str) -> aio_pika.abc.AbstractConnection:
                 except (AMQPError, OSError, TimeoutError) as error:
                     if is_wrong_login(error):
                         raise Fatal(f"RabbitMQ at {where} refused the login: check CARILLON_AMQP_URL") from error
-                    reason = repr(error)
+                    reason = tls_trouble(error) or repr(error)
                     await asyncio.sleep(backoff.next())
     except TimeoutError as error:
         raise Fatal(

@@ -1,11 +1,14 @@
 """Real servers for the tests: a private stack under `.local/test`, started once a session and stopped after it.
 
-A server that cannot be started skips its tests at home and fails them where `CI=true`.
+A server that cannot be started skips its tests at home and fails them where `CI=true`. TEST_AMQP_URL,
+TEST_POSTGRES_URL and TEST_REDIS_URL take servers from outside in their place (`tests/matrix`); TEST_BROKER_CONTAINER
+names the container that such a broker runs in.
 """
 
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -29,6 +32,8 @@ ROOT = Path(__file__).parent.parent
 # Elsewhere, for a second checkout's tests at the same time: TEST_STACK_DIR and TEST_PORT_OFFSET.
 STACK = Path(os.environ.get("TEST_STACK_DIR", ROOT / ".local" / "test"))
 PORT_OFFSET = int(os.environ.get("TEST_PORT_OFFSET", "1000"))
+OUTSIDE = {f"CARILLON_{name}": os.environ.get(f"TEST_{name}", "") for name in ("AMQP_URL", "POSTGRES_URL", "REDIS_URL")}
+BROKER_CONTAINER = os.environ.get("TEST_BROKER_CONTAINER", "")
 # Short rungs, so that a test can wait for one.
 RETRY_SCHEDULE_S = (0.2, 0.5, 5.0)
 
@@ -51,7 +56,7 @@ def _alone() -> Iterator[None]:
 
 def _started() -> Iterator[dict[str, str]]:
     stack = [sys.executable, "-m", "deploy.local"]
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("CARILLON_")}
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("CARILLON_")} | OUTSIDE
     fresh_folder(STACK, plain)
     up = subprocess.run(
         [*stack, "up", "--servers-only", "--dir", STACK, "--port-offset", str(PORT_OFFSET)],
@@ -129,16 +134,42 @@ async def redis_url(servers: dict[str, str]) -> str:
 @pytest.fixture
 def rabbitmqctl(servers: dict[str, str]) -> Callable[..., str]:
     """Run rabbitmqctl against the test broker: `rabbitmqctl("set_vm_memory_high_watermark", "0.4")`."""
-    pid = int((STACK / "pids" / "rabbitmq").read_text())
-    environ = dict(pair.split("=", 1) for pair in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in pair)
-    scripts = (folder / "rabbitmqctl" for folder in _script_folders(environ))
-    script = next(script for script in scripts if script.exists())
+    command, environ = _in_container() if BROKER_CONTAINER else _in_stack()
 
     def control(*words: str) -> str:
-        done = subprocess.run([script, *words], env=environ, capture_output=True, text=True, check=True)
+        done = subprocess.run([*command, *words], env=environ, capture_output=True, text=True, check=True)
         return done.stdout
 
     return control
+
+
+@pytest.fixture
+def kill_broker(servers: dict[str, str]) -> Callable[[], None]:
+    """SIGKILL to the test broker, which then starts again."""
+
+    def kill() -> None:
+        if BROKER_CONTAINER:
+            subprocess.run(["docker", "kill", BROKER_CONTAINER], capture_output=True, check=True)
+            subprocess.run(["docker", "start", BROKER_CONTAINER], capture_output=True, check=True)
+        else:
+            os.kill(_broker_pid(), signal.SIGKILL)  # the supervisor starts it again
+
+    return kill
+
+
+def _broker_pid() -> int:
+    return int((STACK / "pids" / "rabbitmq").read_text())
+
+
+def _in_container() -> tuple[list[str], dict[str, str]]:
+    return ["docker", "exec", BROKER_CONTAINER, "rabbitmqctl"], dict(os.environ)
+
+
+def _in_stack() -> tuple[list[str], dict[str, str]]:
+    process = Path(f"/proc/{_broker_pid()}/environ")
+    environ = dict(pair.split("=", 1) for pair in process.read_text().split("\0") if "=" in pair)
+    scripts = (folder / "rabbitmqctl" for folder in _script_folders(environ))
+    return [str(next(script for script in scripts if script.exists()))], environ
 
 
 def _script_folders(environ: dict[str, str]) -> list[Path]:

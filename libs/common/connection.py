@@ -27,6 +27,7 @@ from yarl import URL
 from libs.common.declaration import check
 from libs.common.lifecycle import Backoff, Fatal
 from libs.common.metrics import REGISTRY
+from libs.common.tls import tls_trouble
 from libs.common.topology import Topology
 
 CONNECT_TIMEOUT_S = 10.0
@@ -64,6 +65,7 @@ class Link:
         self._vhost_refusals = 0
         self._up = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
+        CONNECTED.labels(name).set(0)  # there to be seen before the first connection, and when none ever comes
 
     def join(self, party: Party) -> None:
         """Before the link is entered."""
@@ -109,7 +111,7 @@ class Link:
                 log.warning("connection.lost", connection=self.name, reason="half-open link")
             except LINK_ERRORS as error:
                 self._refuse_the_hopeless(error)
-                log.warning("connection.failed", connection=self.name, reason=repr(error))
+                log.warning("connection.failed", connection=self.name, reason=self._reason(error))
             LOST.labels(self.name).inc()
             await asyncio.sleep(backoff.next())
 
@@ -150,6 +152,10 @@ class Link:
                 f"RabbitMQ at {self._where} refuses the virtual host: create it and give the user its permissions, or"
                 " correct the path of CARILLON_AMQP_URL"
             ) from error
+
+    def _reason(self, error: BaseException) -> str:
+        trouble = tls_trouble(error)
+        return f"RabbitMQ at {self._where}: {trouble}" if trouble else repr(error)
 
     @property
     def _where(self) -> str:

@@ -6,6 +6,7 @@ is *unknown*: that is why the whole unit is repeated, and why it must be idempot
 """
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -13,9 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import asyncpg
 import structlog
 from asyncpg import exceptions
+from prometheus_client import Counter
 
 from libs.common.clock import SystemClock
 from libs.common.lifecycle import Backoff, Fatal
+from libs.common.metrics import REGISTRY
+from libs.common.tls import tls_trouble
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -53,8 +57,13 @@ _REFUSED: dict[type[Exception], str] = {
     exceptions.InvalidCatalogNameError: "there is no such database",
     exceptions.InvalidParameterValueError: "role {role} does not exist; run the set-up step first",
     exceptions.InsufficientPrivilegeError: "the login may not take the role {role}; grant it",
+    exceptions.ClientConfigurationError: "the URL cannot be used (sslmode=verify-full needs sslrootcert=)",
     ValueError: "the URL cannot be read",
 }
+
+AWAY = Counter(
+    "carillon_postgres_away_total", "Uses of Postgres that found it away, restarting, full or locked", registry=REGISTRY
+)
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -84,7 +93,9 @@ class Postgres:
                 with _closed_is_away(connection):
                     yield connection
         except _AWAY as error:
-            raise PostgresAway(f"PostgreSQL at {self._where}: {type(error).__name__}: {error}") from error
+            AWAY.inc()
+            why = tls_trouble(error) or f"{type(error).__name__}: {error}"
+            raise PostgresAway(f"PostgreSQL at {self._where}: {why}") from error
 
     async def ping(self) -> None:
         """Return when Postgres answers; raises as `acquire` does. A readiness check."""
@@ -164,6 +175,8 @@ def _connector(where: str, role: str) -> Callable[..., Coroutine[Any, Any, Any]]
     async def connect(*args: Any, **options: Any) -> Any:
         try:
             return await asyncpg.connect(*args, **options)
+        except ssl.SSLError:  # a refused certificate is a ValueError too, and can be renewed
+            raise
         except tuple(_REFUSED) as error:
             what = next(text for refused, text in _REFUSED.items() if isinstance(error, refused))
             raise Fatal(
@@ -180,6 +193,7 @@ def _closed_is_away(connection: Connection) -> Iterator[None]:
         yield
     except asyncpg.InterfaceError as error:
         if _is_lost(connection):
+            AWAY.inc()
             raise PostgresAway(f"the connection to PostgreSQL is lost: {error}") from error
         raise
 

@@ -4,16 +4,18 @@ redis-py retries ten times by default, and a repeated INCR or lock counts twice;
 Redis holds nothing that may not be lost (marks, limits, pauses), so `RedisAway` means: go on without.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from libs.common.lifecycle import Fatal
+from libs.common.tls import tls_trouble
 
 CONNECTIONS_MAX = 32
 """Above what one replica has in flight at once; more wait their turn."""
@@ -53,6 +55,8 @@ def redis_client(url: str) -> Redis:
         )
     except ValueError:  # whose text may quote the password
         raise Fatal("the Redis URL cannot be read; correct CARILLON_REDIS_URL") from None
+    if issubclass(pool.connection_class, SSLConnection):
+        pool.connection_class = _RereadingConnection
     return Redis.from_pool(pool)
 
 
@@ -67,10 +71,20 @@ def translating() -> Iterator[None]:
     except _REFUSED as error:
         raise Fatal(f"Redis refuses us: {error}; correct the login in CARILLON_REDIS_URL") from error
     except _AWAY as error:
-        raise RedisAway(f"Redis: {type(error).__name__}: {error}") from error
+        trouble = tls_trouble(error)
+        why = f"{error}; {trouble}" if trouble else str(error)  # its text names the server
+        raise RedisAway(f"Redis: {type(error).__name__}: {why}") from error
 
 
 async def ping(client: Redis) -> None:
     """Return when Redis answers; raises as `translating` does. A readiness check."""
     with translating():
         await client.ping()
+
+
+class _RereadingConnection(SSLConnection):
+    """Reads the certificate files at each connect, as the other clients do; redis-py would keep the first ones."""
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        self.ssl_context.context = None
+        return super()._connection_arguments()

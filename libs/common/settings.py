@@ -126,7 +126,7 @@ class PostgresSettings(_PrefixedSettings):
     """Mixin of a service with tables."""
 
     postgres_url: Annotated[SecretStr, AfterValidator(_begins_with("postgres", "postgresql"))] = Field(
-        description="PostgreSQL, as postgres://user:password@host:5432/database; ?sslmode=require for TLS."
+        description="PostgreSQL, as postgres://user:password@host:5432/database; ?sslmode=verify-full for TLS."
     )
 
 

@@ -3,9 +3,10 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
+import structlog
 from redis.asyncio import Redis
 
 from libs.common import topology
@@ -29,6 +30,8 @@ from services.dispatcher.marks import Marks
 from services.dispatcher.outlet import Outlet
 from services.dispatcher.retry import Ladder
 from services.dispatcher.settings import DispatcherSettings
+
+log = structlog.get_logger(__name__)
 
 # Messages of at most 20 tasks: what waits here, undecoded and in order, so that one slow call idles no slot.
 PREFETCH = 256
@@ -81,8 +84,10 @@ async def _redis(url: str) -> AsyncIterator[Redis]:
     """A wrong login ends the process now; later on it costs the marks alone, as Redis away does always."""
     client = redis_client(url)
     try:
-        with suppress(RedisAway):
+        try:
             await ping(client)
+        except RedisAway as error:
+            log.warning("redis.lost", reason=str(error))
         yield client
     finally:
         await client.aclose()

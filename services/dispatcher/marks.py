@@ -103,6 +103,7 @@ class Marks:
         self._redis = redis
         self._replica = replica.encode()
         self._silent_until = 0.0
+        self._is_away = False
         self._claim_script = redis.register_script(_CLAIM)
         self._release_script = redis.register_script(_RELEASE)
         self._claims = Coalescer[tuple[Task, int], bytes](self._claim_many, items_max=BATCH_MAX, linger_s=0.001)
@@ -146,12 +147,26 @@ class Marks:
             asking.close()
         else:
             try:
-                return await asking
-            except _AWAY:
+                answer = await asking
+            except _AWAY as error:
+                self._note_away(error)
                 if loop.time() - asked_at > SILENT_S:
                     self._silent_until = loop.time() + REST_S
+            else:
+                self._note_back()
+                return answer
         AWAY.labels(operation).inc()
         return None
+
+    def _note_away(self, error: Exception) -> None:
+        if not self._is_away:
+            log.warning("redis.lost", reason=str(error))
+        self._is_away = True
+
+    def _note_back(self) -> None:
+        if self._is_away:
+            log.info("redis.recovered")
+        self._is_away = False
 
     async def _release(self, task: Task) -> None:
         with translating():

@@ -1,6 +1,7 @@
 """The seam to aiosmtplib: one mail to one server, and its errors as what the caller must do.
 
-TLS is what the URL says and never what the server offers: an attacker in between would offer none.
+TLS is what the URL says and never what the server offers: an attacker in between would offer none. A private CA and a
+client certificate are named as in an amqps URL: `?cafile=...&certfile=...&keyfile=...`.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ import aiosmtplib
 import structlog
 from yarl import URL
 
+from libs.common.tls import tls_trouble
+
 CONNECT_S = 10.0
 # Each command of the mail itself. A server that scans mails answers DATA late (RFC 5321 section 4.5.3.2.6 allows
 # 10 minutes), and one cut off before its 250 gets the same mail again and again.
@@ -20,6 +23,7 @@ TRANSFER_S = 60.0
 Scheme = Literal["smtp", "smtp+starttls", "smtps"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 _PORTS: dict[Scheme, int] = {"smtp": 25, "smtp+starttls": 587, "smtps": 465}
+_FILES = frozenset({"cafile", "certfile", "keyfile"})
 _NO = (aiosmtplib.SMTPResponseException, aiosmtplib.SMTPRecipientsRefused, aiosmtplib.SMTPNotSupported)
 
 log = structlog.get_logger(__name__)
@@ -50,6 +54,9 @@ class SmtpServer:
     port: int
     user: str | None = None
     password: str | None = field(default=None, repr=False)
+    cafile: str | None = None
+    certfile: str | None = None
+    keyfile: str | None = None
 
     @classmethod
     def from_url(cls, text: str) -> Self:
@@ -61,7 +68,10 @@ class SmtpServer:
             raise ValueError("cannot be read as a URL") from None
         if url.scheme not in SCHEMES or url.host is None:
             raise ValueError(f"should be {', '.join(f'{scheme}://host' for scheme in SCHEMES)}")
-        return cls(url.scheme, url.host, _PORTS[url.scheme] if port is None else port, url.user, url.password)
+        if set(url.query) - _FILES:
+            raise ValueError(f"has parameters other than {', '.join(sorted(_FILES))}")
+        port = _PORTS[url.scheme] if port is None else port
+        return cls(url.scheme, url.host, port, url.user, url.password, **url.query)
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.host}:{self.port}"
@@ -79,7 +89,8 @@ class SmtpServer:
         except _NO as error:
             raise MailRefused(f"{self} refused the mail: {error}") from error
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
-            raise MailAway(f"{self} gave no answer: {error or type(error).__name__}") from error
+            why = tls_trouble(error) or str(error) or type(error).__name__
+            raise MailAway(f"{self} gave no answer: {why}") from error
         if refused:
             log.error("mail.partly-refused", server=str(self), recipients=sorted(refused))
 
@@ -91,5 +102,8 @@ class SmtpServer:
             password=self.password,
             use_tls=self.scheme == "smtps",
             start_tls=self.scheme == "smtp+starttls",
+            cert_bundle=self.cafile,
+            client_cert=self.certfile,
+            client_key=self.keyfile,
             timeout=CONNECT_S,
         )

@@ -1,8 +1,6 @@
 """Consumers meet a real broker: every item is handled, parked or comes again, whatever dies in between."""
 
 import asyncio
-import os
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -26,7 +24,6 @@ from libs.common.topology import (
     SCHEDULER_RETURNS,
     SCHEDULER_TASKS,
 )
-from tests.conftest import STACK
 from tests.integration.rig import (
     Handler,
     Proxy,
@@ -642,14 +639,16 @@ async def test_an_ack_that_a_half_open_link_cancels_is_stale_and_the_consumer_go
     assert (await take(amqp, TASKS)).redelivered
 
 
-async def test_a_broker_killed_under_load_comes_back_and_everybody_goes_on(amqp_url: str, publisher: Publisher) -> None:
+async def test_a_broker_killed_under_load_comes_back_and_everybody_goes_on(
+    amqp_url: str, publisher: Publisher, kill_broker: Callable[[], None]
+) -> None:
     handler, before = Handler(), stale(TASKS)
     handler.gate.clear()
     await publisher.publish(RETURN, b"7")
     await publisher.publish(CREATE, b"1")
     async with consuming(amqp_url, one_by_one(TASKS, handler, publisher)) as running:
         await handler.has_begun(1)
-        os.kill(int((STACK / "pids" / "rabbitmq").read_text()), signal.SIGKILL)
+        await asyncio.to_thread(kill_broker)
         await until("the link to be down", lambda: is_down(running.link.ping))
         insisting = asyncio.create_task(publisher.insist(CREATE, b"2"))
         await until("the first to come again", lambda: handler.begun.count(1) == 2, within_s=60)

@@ -1,0 +1,1 @@
+"""The integration tier on other servers than the wheels': `python -m tests.matrix`."""
