@@ -33,6 +33,7 @@ from services.scheduler.store_replicas import ReplicaStore
 from services.scheduler.store_schedules import ScheduleStore
 from services.scheduler.sweep import Sweeper
 from services.scheduler.timetable import Timetable
+from services.scheduler.vitals import VitalSigns
 
 # 16 packed messages of 100 fill more than three batches: the next one is here when a batch commits.
 PREFETCH = 16
@@ -56,7 +57,7 @@ async def main() -> None:
             )
         )
         store = Store(postgres)
-        keeping = Keeping(store, settings.tombstone_days)
+        keeping = Keeping(store, ScheduleStore(postgres), settings.tombstone_days)
         await keeping.prepare()
 
         amqp_url = settings.amqp_url.get_secret_value()
@@ -107,6 +108,7 @@ async def _workers(
         alarm,
         timetable,
         Sweeper(store, firing),
+        VitalSigns(store, schedules),
     ]
 
 

@@ -21,6 +21,8 @@ from services.scheduler.store import FIRE_ROWS_MAX, Store
 from services.scheduler.wheel import TimingWheel
 
 WHEEL_MAX = 1_000_000
+# Of a crowd due at one instant: while one batch waits for the broker, the next is read and a third commits.
+FIRES_AT_ONCE = 3
 # Clock steps and suspended machines heal within one nap.
 NAP_MAX_S = 1.0
 AWAY_PAUSE_S = 0.5
@@ -111,10 +113,10 @@ class Alarm:
         return due
 
     async def _fire(self, due: list[UUID], stopping: asyncio.Event) -> None:
-        for start in range(0, len(due), FIRE_ROWS_MAX):
-            if stopping.is_set():
-                return
-            await self._fire_batch(due[start : start + FIRE_ROWS_MAX])
+        batches = [due[start : start + FIRE_ROWS_MAX] for start in range(0, len(due), FIRE_ROWS_MAX)]
+        while batches and not stopping.is_set():
+            now, batches = batches[:FIRES_AT_ONCE], batches[FIRES_AT_ONCE:]
+            await asyncio.gather(*(self._fire_batch(ids) for ids in now))
 
     async def _fire_batch(self, ids: list[UUID]) -> None:
         try:

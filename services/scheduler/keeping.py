@@ -1,14 +1,24 @@
-"""Housekeeping of the scheduler's tables: the days ahead are made, the days past are dropped."""
+"""Housekeeping of the scheduler's tables: the days ahead are made, the days past and deleted schedules dropped."""
 
 import asyncio
 
 import structlog
+from prometheus_client import Gauge
 
+from libs.common.clock import SystemClock
 from libs.common.lifecycle import pause
+from libs.common.metrics import REGISTRY
 from libs.common.postgres import until_available
 from services.scheduler.store import Store
+from services.scheduler.store_schedules import ScheduleStore
 
 EVERY_S = 3600.0
+
+MADE = Gauge(
+    "carillon_scheduler_partitions_made_timestamp_seconds",
+    "When the days ahead were last made sure of, in unix time",
+    registry=REGISTRY,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -16,8 +26,9 @@ log = structlog.get_logger(__name__)
 class Keeping:
     name = "housekeeping"
 
-    def __init__(self, store: Store, tombstone_days: int) -> None:
+    def __init__(self, store: Store, schedules: ScheduleStore, tombstone_days: int) -> None:
         self._store = store
+        self._schedules = schedules
         self._tombstone_days = tombstone_days
 
     async def prepare(self) -> None:
@@ -30,4 +41,6 @@ class Keeping:
 
     async def one_pass(self) -> None:
         await self._store.keep_partitions(self._tombstone_days)
+        await self._schedules.forget(self._tombstone_days)
+        MADE.set(SystemClock().now().timestamp())
         log.info("partitions.kept", tombstone_days=self._tombstone_days)

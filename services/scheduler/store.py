@@ -145,6 +145,23 @@ _OVERDUE_STATE = """
 """
 
 
+# Estimates of the statistics collector: counting ten million rows would cost more than it tells.
+_VITALS = """
+    SELECT table_.n_live_tup AS waiting, table_.n_dead_tup AS dead,
+           coalesce((SELECT extract(epoch FROM clock_timestamp() - min(xact_start)) FROM pg_stat_activity
+                     WHERE datname = current_database()), 0)::float8 AS oldest_transaction_s
+    FROM pg_stat_user_tables AS table_ WHERE table_.relid = 'task'::regclass
+"""
+
+
+class Vitals(NamedTuple):
+    """Rows that wait and dead ones, about; and for how many seconds the oldest transaction has been open."""
+
+    waiting: int
+    dead: int
+    oldest_transaction_s: float
+
+
 class Store:
     def __init__(self, postgres: Postgres) -> None:
         self._postgres = postgres
@@ -202,6 +219,12 @@ class Store:
             record = await connection.fetchrow(_OVERDUE_STATE, OVERDUE)
             assert record is not None
             return record["tasks"], record["oldest_s"]
+
+    async def vitals(self) -> Vitals:
+        async with self._postgres.acquire() as connection:
+            record = await connection.fetchrow(_VITALS)
+            assert record is not None
+            return Vitals(*record)
 
     async def keep_partitions(self, keep_days: int) -> None:
         """Make the days ahead and drop those past, by the clock that dates the tombstones."""

@@ -10,6 +10,7 @@ import pytest
 
 from services.scheduler.keeping import Keeping
 from services.scheduler.store import Store
+from services.scheduler.store_schedules import ScheduleStore
 from tests.conftest import fresh_database
 from tests.integration.scheduler.rig import FakePublisher, Held, Tables, a_pool, bystander
 
@@ -28,7 +29,7 @@ async def _prepare(url: str) -> None:
     async with bystander(url) as tables:
         await tables.need_no_disk()
     async with a_pool(url) as postgres:
-        await Keeping(Store(postgres), 7).prepare()
+        await Keeping(Store(postgres), ScheduleStore(postgres), 7).prepare()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from libs.common.partitions import partition_name
 from services.scheduler import fire as fire_module
 from services.scheduler.keeping import Keeping
 from services.scheduler.store import FIRE_ROWS_MAX, Store
+from services.scheduler.store_schedules import ScheduleStore
 from services.scheduler.sweep import SWEEP_EVERY_S, Sweeper
 from tests.integration.scheduler.rig import FakePublisher, Gate, Tables, a_firing, a_pool, a_row, a_task, until
 
@@ -133,7 +134,7 @@ async def test_two_replicas_that_make_the_days_ahead_at_once_do_each_other_no_ha
 ) -> None:
     await tables.drop_days()
     async with a_pool(migrated_postgres_url) as one, a_pool(migrated_postgres_url, "replica-2") as other:
-        keepings = [Keeping(Store(postgres), 7) for postgres in (one, other, one, other)]
+        keepings = [Keeping(Store(postgres), ScheduleStore(postgres), 7) for postgres in (one, other, one, other)]
         await asyncio.wait_for(asyncio.gather(*(keeping.prepare() for keeping in keepings)), 10)
     today = (await tables.now()).date()
     assert await tables.days() == [partition_name("task_done", today + timedelta(days=n)) for n in range(8)]
