@@ -1,0 +1,1 @@
+"""Three RabbitMQ nodes: their deaths under load, and what was lost."""

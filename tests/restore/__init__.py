@@ -1,0 +1,1 @@
+"""A backup is worth what its restore is worth: the drill."""
