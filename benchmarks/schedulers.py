@@ -19,6 +19,7 @@ import aiohttp
 import asyncpg
 import msgspec
 from aio_pika.abc import AbstractIncomingMessage
+from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.phases import Stuck
 from deploy.local.layout import LOOPBACK, PROJECT
@@ -126,6 +127,23 @@ class Schedulers:
                     return time.monotonic() - begun
                 await asyncio.sleep(0.02)
         raise Stuck(f"scheduler {number} is not ready after {within_s:.0f} s")
+
+    async def confirmed(self, number: int) -> str:
+        """Its own histogram of lateness, up to the broker's confirm: the share within each bound."""
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"http://{LOOPBACK}:{self.admin_port(number)}/metrics") as response:
+                page = await response.text()
+        buckets = {
+            sample.labels["le"]: sample.value
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+            if sample.name == "carillon_scheduler_lateness_seconds_bucket"
+        }
+        return ", ".join(
+            f"{float(bound) * 1000:g} ms {100 * tasks / (buckets['+Inf'] or 1):.2f} %"
+            for bound, tasks in buckets.items()
+            if bound in ("0.005", "0.0075", "0.01", "0.02", "0.05", "0.1")
+        )
 
     def rss_mib(self, number: int) -> tuple[float, float]:
         """Resident memory of one now, and at most so far."""

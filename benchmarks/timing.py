@@ -79,6 +79,7 @@ async def spread(stack: PrivateStack, per_s: int, seconds: int, label: str = "sp
             await running.ready(0)
             await taken.has(per_s * seconds, LEAD_S + seconds + 60)
             say(f"{label:10} {per_s}/s for {seconds} s: {_lateness(taken)}, RSS {_rss(running)}")
+            say(f"           confirmed within {await running.confirmed(0)}")
 
 
 async def burst(stack: PrivateStack, count: int) -> None:
@@ -156,6 +157,7 @@ async def pending(stack: PrivateStack, count: int) -> None:
             ready_s = await running.ready(running.start())
             await taken.has(10_000, 90)
             say(f"pending    ready after {ready_s:.2f} s, RSS {_rss(running)}; 500/s: {_lateness(taken)}")
+            say(f"           confirmed within {await running.confirmed(0)}")
 
 
 def _lateness(taken: Sink) -> str:

@@ -21,12 +21,11 @@ from services.scheduler.store import FIRE_ROWS_MAX, Store
 from services.scheduler.wheel import TimingWheel
 
 WHEEL_MAX = 1_000_000
-# Of a crowd due at one instant: while one batch waits for the broker, the next is read and a third commits.
-FIRES_AT_ONCE = 3
 # Clock steps and suspended machines heal within one nap.
 NAP_MAX_S = 1.0
 AWAY_PAUSE_S = 0.5
 EARLY_PAUSE = timedelta(milliseconds=2)
+CLOCK_ERROR = timedelta(milliseconds=50)
 # A wheel cannot go back. Below this a measurement may be wrong by itself (half a round trip), and waiting is cheaper.
 STEP_MS = 100
 # Reaches back over what fell due while the last scheduler was dying and the sweep would not touch yet.
@@ -113,17 +112,19 @@ class Alarm:
         return due
 
     async def _fire(self, due: list[UUID], stopping: asyncio.Event) -> None:
-        batches = [due[start : start + FIRE_ROWS_MAX] for start in range(0, len(due), FIRE_ROWS_MAX)]
-        while batches and not stopping.is_set():
-            now, batches = batches[:FIRES_AT_ONCE], batches[FIRES_AT_ONCE:]
-            await asyncio.gather(*(self._fire_batch(ids) for ids in now))
+        for start in range(0, len(due), FIRE_ROWS_MAX):
+            if stopping.is_set():
+                return
+            await self._fire_batch(due[start : start + FIRE_ROWS_MAX])
 
     async def _fire_batch(self, ids: list[UUID]) -> None:
+        # A moment that surely lies before the fire: what fell due between the two questions must not be lost.
+        asked_at = self.now() - CLOCK_ERROR
         try:
             fired = await self._firing.fire_these(ids)
             self._overdue += fired.left
             again = set(fired.again)
-            if early := await self._store.still_to_come(fired.missed) if fired.missed else []:
+            if early := await self._store.still_to_come(fired.missed, asked_at) if fired.missed else []:
                 await self._measure()  # our clock is ahead
         except PostgresAway as error:
             log.warning("fire.waits", reason=str(error))
@@ -164,15 +165,17 @@ class Alarm:
         if room == 0:
             return
         self._loaded_until = until  # before the wait: what `hold` turns away in the meantime takes it back
+        loaded, last_due_at = 0, after
         try:
-            coming = await self._store.coming(after, until, room, part=self._share.part, parts=self._share.parts)
+            async for some in self._store.coming(after, until, room, part=self._share.part, parts=self._share.parts):
+                for task_id, due_at in some:
+                    self.hold(task_id, due_at)
+                loaded, last_due_at = loaded + len(some), some[-1][1]
         except PostgresAway:
             self._loaded_until = min(after, self._loaded_until)
             raise
-        for task_id, due_at in coming:
-            self.hold(task_id, due_at)
-        if len(coming) == room:  # more may be due at the last one's millisecond
-            self._loaded_until = min(self._loaded_until, coming[-1][1] - _MS)
+        if loaded == room:  # more may be due at the last one's millisecond
+            self._loaded_until = min(self._loaded_until, last_due_at - _MS)
 
     async def _measure(self) -> None:
         before = self._clock.now()

@@ -4,7 +4,7 @@ Postgres is the truth and the fence: its clock decides what is due, its row lock
 Every method is one idempotent unit: repeat it whole when it raises `PostgresAway`.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
@@ -18,6 +18,7 @@ FIRE_ROWS_MAX = 500
 FIRE_BYTES_MAX = 4 * 1024 * 1024
 # The sweep leaves alone what the wheels are probably firing right now.
 OVERDUE = timedelta(seconds=2)
+COMING_ROWS = 500
 PARTITION_DAYS_AHEAD = 7
 SHARDS = 1024
 
@@ -127,7 +128,7 @@ _LOCK_THESE = _LOCK.format(due=_DUE.format(condition="id = ANY($1::uuid[]) AND d
 _LOCK_OVERDUE = _LOCK.format(
     due=_DUE.format(condition="due_at < clock_timestamp() - $3::interval ORDER BY due_at LIMIT $1")
 )
-_STILL_TO_COME = "SELECT id, due_at FROM task WHERE id = ANY($1::uuid[]) AND due_at > clock_timestamp()"
+_STILL_TO_COME = "SELECT id, due_at FROM task WHERE id = ANY($1::uuid[]) AND due_at > least($2, clock_timestamp())"
 _BURY = """
     WITH gone AS (
         DELETE FROM task WHERE id = ANY($1::uuid[])
@@ -196,17 +197,22 @@ class Store:
             rows = await connection.fetch(_LOCK_OVERDUE, FIRE_ROWS_MAX, FIRE_BYTES_MAX, OVERDUE)
             return await self._fire(connection, rows, emit)
 
-    async def still_to_come(self, ids: Sequence[UUID]) -> list[tuple[UUID, datetime]]:
-        """Those of `ids` that Postgres' clock calls not yet due."""
+    async def still_to_come(self, ids: Sequence[UUID], since: datetime) -> list[tuple[UUID, datetime]]:
+        """(id, due_at) of those of `ids` that wait for their time, or have reached it only after `since`."""
         async with self._postgres.acquire() as connection:
-            return [(record["id"], record["due_at"]) for record in await connection.fetch(_STILL_TO_COME, ids)]
+            return [(r["id"], r["due_at"]) for r in await connection.fetch(_STILL_TO_COME, ids, since)]
 
     async def coming(
         self, after: datetime, until: datetime, limit: int, *, part: int = 0, parts: int = 1
-    ) -> list[tuple[UUID, datetime]]:
-        """(id, due_at) of what is due in (after, until], soonest first, of one part of all shards."""
-        async with self._postgres.acquire() as connection:
-            return [(r["id"], r["due_at"]) for r in await connection.fetch(_COMING, after, until, limit, parts, part)]
+    ) -> AsyncIterator[Sequence[tuple[UUID, datetime]]]:
+        """(id, due_at) of what is due in (after, until], soonest first, of one part of all shards; some at a time.
+
+        So that the loop which wakes for the next millisecond is never kept by a large horizon.
+        """
+        async with self._postgres.acquire() as connection, connection.transaction(readonly=True):
+            rows = await connection.cursor(_COMING, after, until, limit, parts, part)
+            while some := await rows.fetch(COMING_ROWS):
+                yield [(record["id"], record["due_at"]) for record in some]
 
     async def now(self) -> datetime:
         async with self._postgres.acquire() as connection:

@@ -235,7 +235,17 @@ async def test_a_row_that_is_not_due_is_not_emitted_even_when_asked_for(store: S
     assert await store.fire_these([task.id for task in tasks], emit) == 0
     assert emit.rows == []
     assert await tables.waiting() == 3
-    assert set(await store.still_to_come([task.id for task in tasks])) >= {(task.id, task.due_at) for task in tasks}
+    ids = [task.id for task in tasks]
+    for since in (datetime.now(UTC), datetime.now(UTC) + 7200 * SECOND):
+        assert set(await store.still_to_come(ids, since)) == {(task.id, task.due_at) for task in tasks}
+
+
+async def test_what_falls_due_between_the_fire_and_the_question_is_still_to_come(store: Store) -> None:
+    """Else nobody would wake for it, and the sweep would find it two seconds late."""
+    fell_due, overdue = a_task(-1), a_task(-5)
+    await store.accept([a_row(fell_due), a_row(overdue)])
+    asked_at = datetime.now(UTC) - 3 * SECOND
+    assert await store.still_to_come([fell_due.id, overdue.id], asked_at) == [(fell_due.id, fell_due.due_at)]
 
 
 async def test_what_was_not_confirmed_stays_and_the_rest_is_buried_by_the_same_commit(
@@ -395,8 +405,8 @@ async def test_coming_is_after_and_until_soonest_first_and_limited(store: Store)
     tasks = [a_task(due_at=now + n * SECOND) for n in (3, 1, 2, 4)]
     await store.accept([a_row(task) for task in tasks])
     in_order = sorted(((task.id, task.due_at) for task in tasks), key=lambda pair: pair[1])
-    assert await store.coming(now + SECOND, now + 4 * SECOND, 100) == in_order[1:]
-    assert await store.coming(now, now + 4 * SECOND, 2) == in_order[:2]
+    assert [row async for some in store.coming(now + SECOND, now + 4 * SECOND, 100) for row in some] == in_order[1:]
+    assert [row async for some in store.coming(now, now + 4 * SECOND, 2) for row in some] == in_order[:2]
 
 
 async def test_overdue_fires_the_oldest_first_and_leaves_alone_what_the_wheels_have_in_hand(store: Store) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -13,7 +13,8 @@ from libs.common.postgres import PostgresAway
 from services.scheduler import alarm as alarm_module
 from services.scheduler.alarm import Alarm
 from services.scheduler.fire import Fired, Firing
-from services.scheduler.store import FIRE_ROWS_MAX, Store
+from services.scheduler.replicas import ALL, Share
+from services.scheduler.store import COMING_ROWS, FIRE_ROWS_MAX, Store, shard_of
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 MS = timedelta(milliseconds=1)
@@ -56,19 +57,21 @@ class FakeStore(Store):
             raise PostgresAway("away")
         return self.world.postgres()
 
-    async def still_to_come(self, ids: Sequence[UUID]) -> list[tuple[UUID, datetime]]:
+    async def still_to_come(self, ids: Sequence[UUID], since: datetime) -> list[tuple[UUID, datetime]]:
         await asyncio.sleep(0)
-        now = self.world.postgres()
+        now = min(since, self.world.postgres())
         return [(id_, self.rows[id_]) for id_ in ids if id_ in self.rows and self.rows[id_] > now]
 
     async def coming(
         self, after: datetime, until: datetime, limit: int, *, part: int = 0, parts: int = 1
-    ) -> list[tuple[UUID, datetime]]:
+    ) -> AsyncIterator[Sequence[tuple[UUID, datetime]]]:
         await asyncio.sleep(0)
         self.limits.append(limit)
-        found = sorted((due, id_) for id_, due in self.rows.items() if after < due <= until)
+        mine = ((due, id_) for id_, due in self.rows.items() if shard_of(id_) % parts == part)
+        found = sorted(row for row in mine if after < row[0] <= until)
         self.during_coming()
-        return [(id_, due) for due, id_ in found[:limit]]
+        for start in range(0, min(limit, len(found)), COMING_ROWS):
+            yield [(id_, due) for due, id_ in found[start : min(limit, start + COMING_ROWS)]]
 
 
 @dataclass
@@ -229,6 +232,85 @@ async def test_a_task_that_moved_wakes_at_its_new_time_alone() -> None:
     assert bench.dues() == set()
     bench.world.at = NOON + 2 * SECOND
     assert bench.dues() == {id_}
+
+
+# --- a share of the horizon
+
+
+def of_part(ids: Iterable[UUID], part: int) -> set[UUID]:
+    return {id_ for id_ in ids if shard_of(id_) % 2 == part}
+
+
+async def test_a_replica_loads_its_share_and_holds_whatever_it_accepts() -> None:
+    bench = a_bench()
+    ids = bench.add(*[NOON + SECOND] * 20)
+    bench.alarm.take(Share(1, 2))
+    await bench.alarm.load()
+    accepted = {bench.accept(NOON + SECOND) for _ in range(20)}
+    bench.world.at = NOON + SECOND
+    assert bench.dues() == of_part(ids, 1) | accepted
+
+
+async def test_a_new_share_is_loaded_from_its_beginning_and_what_was_held_stays() -> None:
+    bench = a_bench()
+    bench.alarm.take(Share(1, 2))
+    ids = bench.add(*[NOON + 10 * SECOND] * 20)
+    await bench.alarm.load()
+    bench.world.at = NOON + 2 * SECOND
+    bench.alarm.take(Share(0, 2))
+    await bench.alarm.load()
+    bench.world.at = NOON + 10 * SECOND
+    assert bench.dues() == set(ids)
+
+
+async def test_a_new_share_reaches_back_over_what_fell_due_while_nobody_held_it() -> None:
+    bench = a_bench()
+    bench.alarm.take(Share(1, 2))
+    await bench.alarm.load()
+    ids = bench.add(*[NOON + SECOND] * 20)
+    bench.world.at = NOON + 5 * SECOND
+    bench.alarm.take(ALL)
+    await bench.alarm.load()
+    assert bench.dues() == set(ids)
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_a_share_that_changes_while_a_load_is_under_way_is_loaded_from_its_beginning(is_lost: bool) -> None:
+    bench = a_bench()
+    bench.alarm.take(Share(1, 2))
+    ids = bench.add(*[NOON + 10 * SECOND] * 20)
+
+    def change() -> None:
+        bench.store.during_coming = lambda: None
+        bench.alarm.take(ALL)
+        if is_lost:
+            raise PostgresAway("away")
+
+    bench.store.during_coming = change
+    with suppress(PostgresAway):
+        await bench.alarm.load()
+    await bench.alarm.load()
+    bench.world.at = NOON + 10 * SECOND
+    assert bench.dues() == set(ids)
+
+
+async def test_a_new_share_is_loaded_at_once_and_not_with_the_next_load() -> None:
+    bench = a_bench(is_running=True)
+    bench.alarm.take(Share(1, 2))
+    async with bench.running():
+        await bench.loaded()
+        ids = bench.add(*[bench.world.true() + 200 * MS] * 20)
+        bench.alarm.take(ALL)
+        await bench.all_fired(ids)
+
+
+@pytest.mark.parametrize("off_s", [-3600, -30, 30, 3600])
+async def test_a_share_taken_before_postgres_clock_is_known_reaches_back_by_it(off_s: int) -> None:
+    bench = a_bench(ours_off=timedelta(seconds=off_s))
+    bench.alarm.take(ALL)
+    ids = bench.add(NOON - 4 * SECOND, NOON)
+    await bench.alarm.load()
+    assert bench.dues() == set(ids)
 
 
 # --- the wheel is full
