@@ -80,10 +80,12 @@ def newest(times: Cron | Every, first_at: datetime, until: datetime, count: int)
 
 
 def ahead(held: HeldSchedule, schedule: Schedule, now: datetime) -> Iterator[Occurrence]:
-    """Those that have become tasks already and are not due yet."""
-    if held.next_at is None:
+    """Those after `now` that may be tasks already: also by a publish whose confirm, or whose commit, was lost."""
+    if held.status == "paused":
         return iter(())
-    return _until(recurrence(schedule, held.created_at), now, held.next_at - _INSTANT)
+    after = now if schedule.start_at is None else max(now, schedule.start_at - _INSTANT)
+    until = now + LEAD if held.next_at is None else max(held.next_at - _INSTANT, now + LEAD)
+    return _until(recurrence(schedule, held.created_at), after, until)
 
 
 def task_of(held: HeldSchedule, schedule: Schedule, id_: UUID, due_at: datetime, now: datetime) -> Task:

@@ -87,7 +87,10 @@ class ScheduleCommands:
             case "run":
                 return await self._run(command, await until_available(lambda: self._store.shown(id_)))
             case "pause" | "resume" | "delete" as action:
-                return await self._decided(command, id_, changed(action))
+                try:
+                    return await self._decided(command, id_, changed(action))
+                except ValueError as error:  # resumed, and its zone has gone from tzdata
+                    return ScheduleAnswer(command_id=command.command_id, result="invalid", detail=str(error))
 
     async def _decided(self, command: PutSchedule | ChangeSchedule, id_: UUID, decide: Decide) -> ScheduleAnswer:
         async def tell(withdrawn: Sequence[tuple[UUID, Cancelled]]) -> None:
@@ -151,10 +154,14 @@ def _started(held: HeldSchedule, schedule: Schedule, now: datetime) -> HeldSched
     return msgspec.structs.replace(held, status="ended" if next_at is None else "active", next_at=next_at)
 
 
-def _made_ahead(held: HeldSchedule | None, now: datetime) -> list[UUID]:
+def _made_ahead(held: HeldSchedule | None, now: datetime) -> dict[UUID, datetime]:
     if held is None or held.schedule is None:
-        return []
-    return [occurrence_id(held, held.schedule, occurrence) for occurrence in ahead(held, held.schedule, now)]
+        return {}
+    schedule = held.schedule
+    try:
+        return {occurrence_id(held, schedule, one): one.at for one in ahead(held, schedule, now)}
+    except ValueError:  # unreadable by now: it makes no tasks, and must be possible to replace or delete
+        return {}
 
 
 def _answer(command: PutSchedule | ChangeSchedule, held: HeldSchedule | None) -> ScheduleAnswer:

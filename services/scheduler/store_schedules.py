@@ -3,7 +3,7 @@
 So a crash in between tells it again, and nothing is taken back that nobody heard of.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from libs.common.clock import from_ms, to_ms
 from libs.common.contracts import CancelTask, HeldSchedule, Schedule, encode
 from libs.common.postgres import Postgres
 from services.scheduler.occurrences import LEAD
@@ -31,7 +32,7 @@ _SAVE = """
                         command_id = $8
     WHERE id = $1
 """
-_FREE = "DELETE FROM schedule WHERE id = $1 AND command_id < $2"
+_FREE = "DELETE FROM schedule WHERE id = $1"
 _NOTE = "UPDATE schedule SET command_id = $2 WHERE id = $1"
 _DUE = f"""
     SELECT {_FIELDS}, schedule, clock_timestamp() AS now FROM schedule
@@ -48,21 +49,21 @@ _LIST = f"""
 _FORGET = "DELETE FROM schedule WHERE status = 'deleted' AND changed_at < clock_timestamp() - $1 * interval '1 day'"
 _COUNT = "SELECT status, count(*) FROM schedule WHERE status <> 'deleted' GROUP BY status"
 
-_decode = msgspec.json.Decoder(Schedule).decode
+decode_schedule = msgspec.json.Decoder(Schedule).decode
 
 
 class Change(NamedTuple):
-    """What a command makes of a schedule, and the tasks made ahead that it takes back."""
+    """What a command makes of a schedule, and the tasks made ahead that it takes back, each with its time."""
 
     held: HeldSchedule
-    withdrawn: Sequence[UUID] = ()
+    withdrawn: Mapping[UUID, datetime] = {}
 
 
 class DueSchedule(NamedTuple):
-    """A locked row whose next occurrence is near. `now` is Postgres' clock."""
+    """A locked row whose next occurrence is near. `message` is the JSON of its `Schedule`, `now` Postgres' clock."""
 
     held: HeldSchedule
-    schedule: Schedule
+    message: bytes
     now: datetime
 
 
@@ -91,13 +92,20 @@ class ScheduleStore:
             if row["command_id"] >= command_id:
                 # The deletion itself, once more: it gets the answer it got.
                 return _held(row) if row["command_id"] == command_id else held
-            now: datetime = await connection.fetchval("SELECT clock_timestamp()")
+            now = from_ms(to_ms(await connection.fetchval("SELECT clock_timestamp()")))
             change = decide(held, now)
             if change is None:
-                await connection.execute(_FREE if row["revision"] == 0 else _NOTE, id_, command_id)
+                if row["revision"] == 0:
+                    await connection.execute(_FREE, id_)
+                elif held is not None:  # a tombstone goes on naming its deletion
+                    await connection.execute(_NOTE, id_, command_id)
                 return held
             cancels = [CancelTask(id=task_id, project=project, command_id=command_id) for task_id in change.withdrawn]
-            await tell([(each.id, await cancel(connection, each)) for each in cancels])
+            taken = [(each.id, await cancel(connection, each)) for each in cancels]
+            await tell(taken)
+            fired = [change.withdrawn[id_] for id_, met in taken if met.result == "left" and not met.is_ended]
+            if fired:  # it came while we were asking: what follows begins after it
+                change = decide(held, max(fired)) or change
             # A revision is never used twice, not even by a schedule that was deleted and made again.
             saved = msgspec.structs.replace(change.held, revision=row["revision"] + 1, changed_at=now)
             await connection.execute(_SAVE, *_values(saved), command_id)
@@ -113,17 +121,17 @@ class ScheduleStore:
         async with self._postgres.acquire() as connection:
             return [HeldSchedule(**row) for row in await connection.fetch(_LIST, project, after, limit)]
 
-    async def emit_due(self, emit: Emit) -> int:
+    async def emit_due(self, emit: Emit) -> bool:
         """Hand the schedules that come within `LEAD` to `emit`, which says when those next come that it could emit.
 
-        Gives how many there were.
+        True when there may be more.
         """
         async with self._postgres.acquire() as connection, connection.transaction():
             rows = await connection.fetch(_DUE, LEAD, DUE_MAX)
-            due = [DueSchedule(_held(row), _decode(row["schedule"]), row["now"]) for row in rows]
+            due = [DueSchedule(_bare(row), row["schedule"], row["now"]) for row in rows]
             next_at = await emit(due) if due else {}
             await connection.executemany(_ADVANCE, list(next_at.items()))
-            return len(due)
+            return len(due) == DUE_MAX and bool(next_at)
 
     async def counts(self) -> dict[str, int]:
         """How many there are, by status."""
@@ -137,8 +145,12 @@ class ScheduleStore:
 
 
 def _held(row: asyncpg.Record) -> HeldSchedule:
-    fields = {name: row[name] for name in _FIELDS.split(", ")}
-    return HeldSchedule(**fields, schedule=_decode(row["schedule"]) if row["schedule"] else None)
+    schedule = decode_schedule(row["schedule"]) if row["schedule"] else None
+    return msgspec.structs.replace(_bare(row), schedule=schedule)
+
+
+def _bare(row: asyncpg.Record) -> HeldSchedule:
+    return HeldSchedule(**{name: row[name] for name in _FIELDS.split(", ")})
 
 
 def _values(held: HeldSchedule) -> tuple[object, ...]:

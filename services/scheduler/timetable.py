@@ -7,23 +7,28 @@ same ids again, and the accept absorbs them.
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
+import msgspec
 import structlog
 from prometheus_client import Counter
 
 from libs.common import topology
 from libs.common.clock import ceil_to_ms
-from libs.common.contracts import CreateTask, encode
+from libs.common.contracts import CreateTask, HeldSchedule, encode
 from libs.common.metrics import REGISTRY
 from libs.common.postgres import PostgresAway
 from libs.common.publisher import Publisher
 from services.scheduler.occurrences import MISSED, occurrence_id, plan, task_of
-from services.scheduler.store_schedules import DUE_MAX, DueSchedule, ScheduleStore
+from services.scheduler.store_schedules import DueSchedule, ScheduleStore, decode_schedule
 
 EVERY_S = 1.0
 # Below idle_in_transaction_session_timeout (5 s), as in fire.py.
 PUBLISH_DEADLINE_S = 2.0
+# Catching up on one schedule computes for 0.1 s and may make 1,000 large tasks. More than this would outlast the
+# transaction: the others come with the next pass.
+PLAN_S, PLAN_BYTES = 0.5, 16 * 1024 * 1024
 # A schedule that cannot be read any more (its zone has gone from tzdata) must not hold up the others.
 UNREADABLE_PAUSE = timedelta(hours=1)
 
@@ -65,7 +70,7 @@ class Timetable:
         try:
             async with asyncio.timeout(EVERY_S):
                 await self._publisher.flowing()
-            return await self._store.emit_due(self._emit) >= DUE_MAX
+            return await self._store.emit_due(self._emit)
         except TimeoutError:
             return False  # no locks are held while the broker is away
         except PostgresAway as error:
@@ -74,28 +79,57 @@ class Timetable:
 
     async def _emit(self, due: Sequence[DueSchedule]) -> dict[UUID, datetime | None]:
         """When each schedule comes next, of those whose occurrences the broker has confirmed."""
-        emitted = await asyncio.gather(*(self._emit_one(one) for one in due))
-        return {one.held.id: next_at for one, (is_out, next_at) in zip(due, emitted, strict=True) if is_out}
+        made = await _made(due)
+        confirmed = await asyncio.gather(*(self._is_confirmed(one) for one in made))
+        return {one.held.id: one.next_at for one, is_out in zip(made, confirmed, strict=True) if is_out}
 
-    async def _emit_one(self, due: DueSchedule) -> tuple[bool, datetime | None]:
-        held, schedule, now = due
-        try:
-            occurrences, next_at = plan(held, schedule, now)
-        except ValueError as error:
-            log.error("schedule.unreadable", schedule=held.name, project=held.project, reason=str(error))
-            UNREADABLE.inc()
-            return True, now + UNREADABLE_PAUSE
-        made = ceil_to_ms(now)
-        items = [
-            encode(CreateTask(task=task_of(held, schedule, occurrence_id(held, schedule, one), one.at, made)))
-            for one in occurrences
-        ]
-        failures = await self._publisher.publish_many(topology.CREATE, items, within_s=PUBLISH_DEADLINE_S)
-        missed = sum(one.at <= now - MISSED for one in occurrences)
-        if missed:
-            log.warning("schedule.missed", schedule=held.name, project=held.project, made_up_for=missed)
-        is_out = not any(failures)
-        if is_out:
-            OCCURRENCES.labels("missed").inc(missed)
-            OCCURRENCES.labels("in-time").inc(len(items) - missed)
-        return is_out, next_at
+    async def _is_confirmed(self, made: "Made") -> bool:
+        failures = await self._publisher.publish_many(topology.CREATE, made.items, within_s=PUBLISH_DEADLINE_S)
+        if any(failures):
+            return False
+        if made.missed:
+            log.warning("schedule.missed", schedule=made.held.name, project=made.held.project, made_up_for=made.missed)
+        OCCURRENCES.labels("missed").inc(made.missed)
+        OCCURRENCES.labels("in-time").inc(len(made.items) - made.missed)
+        return True
+
+
+class Made(NamedTuple):
+    """The creates of one schedule's occurrences; `missed` of them are due long since."""
+
+    held: HeldSchedule
+    items: list[bytes]
+    missed: int
+    next_at: datetime | None
+
+
+async def _made(due: Sequence[DueSchedule]) -> list[Made]:
+    """Of as many as are soon made; of one at least."""
+    loop = asyncio.get_running_loop()
+    enough_at = loop.time() + PLAN_S
+    made: list[Made] = []
+    weight = 0
+    for one in due:
+        made.append(_made_of(one))
+        weight += sum(map(len, made[-1].items))
+        if loop.time() > enough_at or weight > PLAN_BYTES:
+            break
+        await asyncio.sleep(0)
+    return made
+
+
+def _made_of(due: DueSchedule) -> Made:
+    held, now = due.held, due.now
+    try:
+        schedule = decode_schedule(due.message)
+        occurrences, next_at = plan(held, schedule, now)
+    except (ValueError, msgspec.DecodeError) as error:
+        log.error("schedule.unreadable", schedule=held.name, project=held.project, reason=str(error))
+        UNREADABLE.inc()
+        return Made(held, [], 0, now + UNREADABLE_PAUSE)
+    at = ceil_to_ms(now)
+    items = [
+        encode(CreateTask(task=task_of(held, schedule, occurrence_id(held, schedule, one), one.at, at)))
+        for one in occurrences
+    ]
+    return Made(held, items, sum(one.at <= now - MISSED for one in occurrences), next_at)

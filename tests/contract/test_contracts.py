@@ -11,7 +11,19 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from libs.common.contracts import AnyMessage, Call, CreateTask, Message, Task, TaskDue, decode_call, decode_task, encode
+from libs.common.contracts import (
+    AnyMessage,
+    Call,
+    CreateTask,
+    HeldSchedule,
+    Message,
+    Schedule,
+    Task,
+    TaskDue,
+    decode_call,
+    decode_task,
+    encode,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 TYPES: dict[str, type[msgspec.Struct]] = {str(kind.__struct_config__.tag): kind for kind in get_args(AnyMessage)}
@@ -32,10 +44,29 @@ DEFAULTS: dict[type[msgspec.Struct], dict[str, object]] = {
         "expect_json_success": False,
         "traceparent": None,
     },
-    Task: {"generation": 1, "attempt": 1, "hop": 0, "expires_at": None, "labels": {}},
+    Task: {"generation": 1, "attempt": 1, "hop": 0, "expires_at": None, "labels": {}, "schedule": None},
+    Schedule: {
+        "cron": None,
+        "every": None,
+        "timezone": "UTC",
+        "start_at": None,
+        "end_at": None,
+        "catch_up": "latest",
+        "labels": {},
+        "expires_after_s": None,
+    },
+    HeldSchedule: {"next_at": None, "schedule": None},
     TYPES["CreateTask.1"]: {},
     TYPES["ReturnTask.1"]: {},
-    TYPES["TaskDue.1"]: {},
+    TYPES["CancelTask.1"]: {"generation": 1},
+    TYPES["RescheduleTask.1"]: {"due_at": None},
+    TYPES["TaskAnswer.1"]: {"generation": None, "due_at": None},
+    TYPES["PutSchedule.1"]: {},
+    TYPES["ChangeSchedule.1"]: {},
+    TYPES["ScheduleAnswer.1"]: {"held": None, "task_id": None, "detail": None},
+    TYPES["ListSchedules.1"]: {"after": "", "limit": 100},
+    TYPES["ScheduleList.1"]: {},
+    TYPES["TaskDue.1"]: {"late_because": None},
     TYPES["TaskAccepted.1"]: {},
     TYPES["TaskConflict.1"]: {},
     TYPES["AttemptFinished.1"]: {
@@ -103,6 +134,16 @@ def test_every_field_of_a_task_and_its_call_stands_in_a_golden_file() -> None:
         assert set().union(*objects) == {field.encode_name for field in msgspec.structs.fields(kind)}
 
 
+def test_every_field_of_a_schedule_stands_in_a_golden_file() -> None:
+    puts = [json.loads(raw) for raw in golden_items("PutSchedule.1")]
+    answers = [json.loads(raw) for raw in golden_items("ScheduleAnswer.1")]
+    for kind, objects in (
+        (Schedule, [put["schedule"] for put in puts]),
+        (HeldSchedule, [answer["held"] for answer in answers if "held" in answer]),
+    ):
+        assert set().union(*objects) == {field.encode_name for field in msgspec.structs.fields(kind)}
+
+
 def test_every_type_of_message_is_one_of_any_message() -> None:
     assert set(Message.__subclasses__()) == set(TYPES.values())
 
@@ -111,7 +152,7 @@ def test_no_golden_file_has_lost_its_type() -> None:
     assert {file.stem for file in GOLDEN.glob("*.json")} <= set(TYPES), "messages of that type may still be under way"
 
 
-@pytest.mark.parametrize("kind", [Call, Task, *TYPES.values()], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [Call, Task, Schedule, HeldSchedule, *TYPES.values()], ids=lambda kind: kind.__name__)
 def test_an_absent_field_means_what_it_always_meant(kind: type[msgspec.Struct]) -> None:
     assert kind in DEFAULTS, f"write down the defaults of {kind.__name__}"
     assert defaults(kind) == DEFAULTS[kind]
@@ -131,6 +172,18 @@ def plain(message: Any) -> Any:
     task = getattr(message, "task", None)
     if isinstance(task, Task):
         message = msgspec.structs.replace(message, task=msgspec.structs.replace(task, call=decode_call(task.call)))
+    return _with_its_schedule_read(message)
+
+
+def _with_its_schedule_read(message: Any) -> Any:
+    """As `plain`: of a schedule, or of one that is held."""
+    for name in ("schedule", "held"):
+        part = getattr(message, name, None)
+        if isinstance(part, HeldSchedule):
+            message = msgspec.structs.replace(message, **{name: _with_its_schedule_read(part)})
+        elif isinstance(part, Schedule):
+            read = msgspec.structs.replace(part, call=decode_call(part.call))
+            message = msgspec.structs.replace(message, **{name: read})
     return message
 
 

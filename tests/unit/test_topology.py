@@ -131,6 +131,13 @@ def test_a_due_message_holds_at_most_20_tasks_and_64_kib() -> None:
         assert (route.items_max, route.bytes_max) == (20, 64 * 1024)
 
 
+def test_a_command_travels_alone_because_its_message_names_one_asker() -> None:
+    commands = [route for route in ROUTES if route.key == "command"]
+    assert topology.SCHEDULER_COMMAND in commands
+    assert {route.items_max for route in commands} == {1}
+    assert queues_for(EXCHANGES[topology.SCHEDULER_COMMAND.exchange], "command") == [topology.SCHEDULER_COMMANDS]
+
+
 def test_there_is_one_rung_per_distinct_delay() -> None:
     rungs = {queue.name for queue in topology.topology((5.0, 5, 0.2, 5.0)).queues} - {
         queue.name for queue in topology.topology().queues

@@ -19,20 +19,25 @@ from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 from yarl import URL
 
 from libs.common import topology
+from libs.common.asking import Asker
+from libs.common.connection import Link
 from libs.common.contracts import (
     AnyMessage,
     CreateTask,
     ReturnTask,
     Task,
     TaskAccepted,
+    TaskAnswer,
     TaskConflict,
     TaskDue,
+    TaskFinished,
     decode_task,
     encode,
 )
 from libs.common.topology import Route
 from services.scheduler.store import OVERDUE
 from tests.conftest import ROOT
+from tests.integration.scheduler.asker import a_cancel, a_reschedule
 from tests.integration.scheduler.rig import SECOND, Proxy, Tables, a_task, at, until
 
 PROMPTLY_S = 5.0
@@ -48,6 +53,10 @@ class Broker:
     accepted: Counter[UUID] = field(default_factory=Counter)
     due: list[TaskDue] = field(default_factory=list)
     fired: Counter[UUID] = field(default_factory=Counter)
+
+    @property
+    def cancelled(self) -> set[UUID]:
+        return {event.id for event in self.events if isinstance(event, TaskFinished) and event.state == "cancelled"}
 
     async def listen(self) -> None:
         for queue, keep in ((topology.INGEST_HISTORY, self._keep_event), (topology.DISPATCHER_DUE, self._keep_due)):
@@ -214,6 +223,60 @@ async def test_a_task_is_accepted_fired_in_time_and_never_early_and_again_when_i
     assert await tables.waiting() == 0
     assert await scheduler.terminate() == 0
     assert broker.fired == {task.id: 2}
+
+
+# --- commands
+
+
+@pytest.fixture
+async def asker(amqp_url: str) -> AsyncIterator[Asker[TaskAnswer]]:
+    asker, link = Asker(TaskAnswer), Link(amqp_url, "asks", topology.topology())
+    link.join(asker)
+    async with link:
+        await asyncio.wait_for(link.up(), 10)
+        yield asker
+
+
+async def test_run_now_calls_within_50_ms_of_the_question(
+    house: House, broker: Broker, tables: Tables, asker: Asker[TaskAnswer]
+) -> None:
+    await (await house.start()).is_up()
+    took: list[float] = []
+    for _ in range(20):
+        await broker.creates(task := a_task(3600))
+        await broker.hears_of(task)
+        asked_at = await tables.now()
+        answer = await asker.ask(topology.SCHEDULER_COMMAND, a_reschedule(task))
+        assert answer is not None
+        assert (answer.result, answer.generation) == ("rescheduled", 2)
+        await broker.gets(task)
+        assert asked_at <= broker.due[-1].due_at <= broker.due[-1].emitted_at
+        took.append((broker.due[-1].emitted_at - asked_at).total_seconds())
+    print("ms:", [round(1000 * each) for each in sorted(took)])
+    assert sorted(took)[len(took) // 2] < 0.05
+
+
+async def test_what_was_cancelled_is_not_called_though_its_schedulers_die(
+    house: House, broker: Broker, tables: Tables, asker: Asker[TaskAnswer]
+) -> None:
+    schedulers = [await house.start(), await house.start()]
+    for scheduler in schedulers:
+        await scheduler.is_up()
+    due_at = await tables.now() + 4 * SECOND
+    tasks = [a_task(due_at=due_at) for _ in range(60)]
+    await broker.creates(*tasks)
+    await broker.hears_of(*tasks)
+    asks = [asyncio.create_task(asker.ask(topology.SCHEDULER_COMMAND, a_cancel(task))) for task in tasks[:40]]
+    await until("some answers", lambda: sum(ask.done() for ask in asks) >= 10)
+    await schedulers[0].kill()
+    answers = await asyncio.gather(*asks)
+    certain = {answer.id for answer in answers if answer is not None and answer.result == "cancelled"}
+    assert len(certain) >= 10
+    await broker.gets(*tasks[40:])
+    await until("nothing to wait", lambda: _is_empty(tables))
+    assert not certain & set(broker.fired)
+    assert {task.id for task in tasks[40:]} <= set(broker.fired)
+    await until("the end of each to be told", lambda: certain <= broker.cancelled)
 
 
 # --- the end of a process
