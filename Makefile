@@ -1,11 +1,11 @@
-# Everything a developer types. Each target installs what it needs; none but compose-test needs Docker, or a server that
-# is running.
+# Everything a developer types. Each target installs what it needs, and none needs a server that is running; those that
+# speak of containers need Docker.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up down demo test k8s compose-test cluster-test matrix restore-drill upgrade-test check bench chaos format lock
+.PHONY: help up down demo test k8s compose-test cluster-test matrix restore-drill upgrade-test check bench timing chaos format lock
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 21
@@ -36,7 +36,7 @@ matrix: $(VENV)/ok ## integration tests on RabbitMQ 4 and 3.10, PostgreSQL 17 an
 restore-drill: $(VENV)/ok ## back up, destroy, restore into an empty stack of containers, check every promise (6 minutes)
 	@$(BIN)/python -m tests.restore
 
-upgrade-test: $(VENV)/ok ## REF=the release you run: from it to this one under load, side by side on the same servers
+upgrade-test: $(VENV)/ok ## REF=the release you run: from it to this one under load, side by side on one set of servers
 	@$(BIN)/python -m tests.upgrade $(or $(REF),$(error REF=<tag or revision> is missing))
 
 check: $(VENV)/ok ## lint, types, imports, layout
@@ -48,6 +48,9 @@ check: $(VENV)/ok ## lint, types, imports, layout
 
 bench: $(VENV)/ok ## burst of 10,000 tasks due at one instant: tasks/s, lateness, CPU per task
 	@$(BIN)/python -m benchmarks.burst
+
+timing: $(VENV)/ok ## the scheduler alone: lateness, bursts, a frozen replica, ten million waiting rows (10 minutes)
+	@$(BIN)/python -m benchmarks.timing
 
 chaos: $(VENV)/ok ## kill -9 everything under load and count what was lost
 	@$(BIN)/python -m tests.chaos.kill

@@ -25,6 +25,8 @@ SETTINGS: dict[str, type[BaseSettings]] = {
     "mailer": MailerSettings,
 }
 FIXED_IN_A_CONTAINER = {f"CARILLON_{name}" for name in ("HOST", "PORT", "ADMIN_HOST", "ADMIN_PORT", "REPLICA")}
+# In compose.yaml another default than in the type, for one service: .env.example says so beside the line.
+HAS_TWO_DEFAULTS = {"CARILLON_ALLOW_NETWORKS", "CARILLON_DRAIN_S"}
 EXAMPLE = (ROOT / ".env.example").read_text()
 COMPOSE = (ROOT / "compose.yaml").read_text()
 LINES = dict(re.findall(r"^#([A-Z][A-Z_]+)=(.*)$", EXAMPLE, re.M))
@@ -66,7 +68,7 @@ def test_the_example_shows_the_defaults() -> None:
     wrong = {
         name: shown
         for name, shown in LINES.items()
-        if name != "CARILLON_ALLOW_NETWORKS" and shown != (DEFAULTS[name] or of_types.get(name, ""))
+        if name not in HAS_TWO_DEFAULTS and shown != (DEFAULTS[name] or of_types.get(name, ""))
     }
     assert not wrong
     assert LINES["CARILLON_ALLOW_NETWORKS"] == f"{DEFAULTS['DEMO_PREFIX']}.2/32"
