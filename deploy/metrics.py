@@ -1,4 +1,4 @@
-"""The table of every metric, from the metrics themselves: `python -m deploy.metrics` writes it into docs/monitoring.md.
+"""docs/metrics.md, every metric with its meaning, from the metrics themselves: `python -m deploy.metrics` writes it.
 
 A metric exists once its module is imported, so this imports every module of every service into one process.
 """
@@ -12,11 +12,28 @@ from typing import NamedTuple
 
 import libs
 import services
+from deploy.local.layout import ADMIN_PORTS
 from libs.common.metrics import REGISTRY
 
-PAGE = Path(__file__).parent.parent / "docs" / "monitoring.md"
-BEGIN, END = "<!-- metrics: written by `python -m deploy.metrics` -->", "<!-- end of metrics -->"
+PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
 PREFIX = "carillon_"
+EVERY_SERVICE = "every service"
+PREAMBLE = """\
+# Metrics
+
+Written by `python -m deploy.metrics` from the code; a test compares. Change the metric, not this page.
+
+Every process serves `/metrics` on its admin port ({ports}),
+with `process_*` and `python_*` beside what stands here.
+What Prometheus needs, and what RabbitMQ serves: [monitoring.md](monitoring.md).
+
+- A name is `carillon_<service>_<noun>_<unit>`; units are seconds, and plain numbers of what the noun says.
+- A counter ends in `_total` and begins at 0 with the process: look at `rate` or `increase`, never at its value. With
+  labels it is absent until it is first counted up: `or vector(0)`.
+- A histogram has `_bucket`, `_sum` and `_count`.
+- A gauge of a table or a queue is the same in each replica: take `max`. A gauge of what a process holds: take `sum`.
+- Labels are from closed sets: no URL, host or task id. `job` and `instance` come from Prometheus.
+"""
 
 
 class Metric(NamedTuple):
@@ -24,6 +41,12 @@ class Metric(NamedTuple):
     kind: str
     labels: tuple[str, ...]
     meaning: str
+
+    @property
+    def owner(self) -> str:
+        """Which service counts it."""
+        first = self.name.removeprefix(PREFIX).partition("_")[0]
+        return first if first in ADMIN_PORTS else EVERY_SERVICE
 
 
 def import_all() -> None:
@@ -49,23 +72,26 @@ def _of(collector: object) -> Iterator[Metric]:
             yield Metric(name, family.type, tuple(getattr(collector, "_labelnames", ())), family.documentation)
 
 
-def table() -> str:
-    rows = [
-        f"| `{metric.name}` | {metric.kind} | {', '.join(f'`{label}`' for label in metric.labels)} | {metric.meaning} |"
-        for metric in metrics()
+def page() -> str:
+    ports = ", ".join(f"{port} {service}" for service, port in ADMIN_PORTS.items())
+    found = metrics()
+    tables = [
+        _table(owner, [metric for metric in found if metric.owner == owner]) for owner in (*ADMIN_PORTS, EVERY_SERVICE)
     ]
-    return "\n".join(("| metric | kind | labels | meaning |", "|---|---|---|---|", *rows))
+    return "\n".join((PREAMBLE.format(ports=ports), *tables))
 
 
-def with_table(page: str) -> str:
-    """The page with the present table between its marks."""
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+def _table(owner: str, found: list[Metric]) -> str:
+    note = "As far as it uses what they are about.\n\n" if owner == EVERY_SERVICE else ""
+    rows = "".join(
+        f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {meaning} |\n"
+        for name, kind, labels, meaning in found
+    )
+    return f"## {owner.capitalize()}\n\n{note}| metric | kind | labels | meaning |\n|---|---|---|---|\n{rows}"
 
 
 def main() -> int:
-    PAGE.write_text(with_table(PAGE.read_text()))
+    PAGE.write_text(page())
     return 0
 
 

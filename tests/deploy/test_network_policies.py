@@ -8,7 +8,7 @@ import pytest
 from yarl import URL
 
 from deploy import secrets
-from services.dispatcher import guard
+from libs.common.egress import TABLE, EgressRules
 from tests.deploy.manifests import (
     SERVERS,
     SERVICES,
@@ -58,9 +58,9 @@ def test_the_usual_ports_do_not_hang_on_port_ranges_which_some_networks_ignore(p
 
 @every_variant
 def test_no_address_that_the_dispatcher_itself_would_refuse_is_reached_by_it(variant: str) -> None:
-    dispatcher, policy = _workload(variant, "carillon-dispatcher"), guard.policy_of(())
-    edges = [edge for block in guard.TABLE.blocks for edge in (block.network[0], block.network[-1])]
-    refused = [str(edge) for edge in edges if _is_refused_by_guard(policy, str(edge))]
+    dispatcher, rules = _workload(variant, "carillon-dispatcher"), EgressRules()
+    edges = [edge for block in TABLE.blocks for edge in (block.network[0], block.network[-1])]
+    refused = [str(edge) for edge in edges if rules.refusal(str(edge), 443)]
     assert len(refused) > 60
     assert [address for address in refused if _reaches(variant, dispatcher, address, 443)] == []
 
@@ -194,11 +194,3 @@ def _ports_in(variant: str, client: Thing, server: Thing) -> set[int]:
 
 def _names(peers: list[Thing], workload: Thing) -> bool:
     return any(selects(peer["podSelector"], labels_of(workload)) for peer in peers if set(peer) == {"podSelector"})
-
-
-def _is_refused_by_guard(policy: object, address: str) -> bool:
-    try:
-        guard.refuse_blocked(policy, address)  # type: ignore[arg-type]
-    except guard.BlockedAddress:
-        return True
-    return False
