@@ -8,7 +8,7 @@ from prometheus_client import Gauge
 from libs.common.clock import SystemClock
 from libs.common.lifecycle import pause
 from libs.common.metrics import REGISTRY
-from libs.common.postgres import until_available
+from libs.common.postgres import PostgresAway, until_available
 from services.scheduler.store import Store
 from services.scheduler.store_schedules import ScheduleStore
 
@@ -33,14 +33,21 @@ class Keeping:
 
     async def prepare(self) -> None:
         """Before anything is consumed: a tombstone must find its day. Waits for Postgres."""
-        await until_available(self.one_pass)
+        await until_available(self._store.make_days)
+        MADE.set(SystemClock().now().timestamp())
 
     async def run(self, stopping: asyncio.Event) -> None:
+        await self._drop()
         while not await pause(stopping, EVERY_S):
-            await until_available(self.one_pass)
+            await self.prepare()
+            await self._drop()
 
-    async def one_pass(self) -> None:
-        await self._store.keep_partitions(self._tombstone_days)
-        await self._schedules.forget(self._tombstone_days)
-        MADE.set(SystemClock().now().timestamp())
-        log.info("partitions.kept", tombstone_days=self._tombstone_days)
+    async def _drop(self) -> None:
+        """Once; what a dump still reads goes in the next hour."""
+        try:
+            await self._store.drop_days(self._tombstone_days)
+            await self._schedules.forget(self._tombstone_days)
+        except PostgresAway as error:
+            log.warning("partitions.not-dropped", reason=str(error))
+        else:
+            log.info("partitions.kept", tombstone_days=self._tombstone_days)

@@ -232,11 +232,18 @@ class Store:
             assert record is not None
             return Vitals(*record)
 
-    async def keep_partitions(self, keep_days: int) -> None:
-        """Make the days ahead and drop those past, by the clock that dates the tombstones."""
+    async def make_days(self) -> None:
+        """Make the tombstones' partitions of the days ahead, by the clock that dates them."""
         async with self._postgres.acquire() as connection:
             today: date = await connection.fetchval(_TODAY)
-            await ensure_days(connection, "scheduler", "task_done", first=today, days=PARTITION_DAYS_AHEAD + 1)
+            # Yesterday too: a clock that is put back just after midnight finds a place for its tombstones.
+            first, days = today - timedelta(days=1), PARTITION_DAYS_AHEAD + 2
+            await ensure_days(connection, "scheduler", "task_done", first=first, days=days)
+
+    async def drop_days(self, keep_days: int) -> None:
+        """Drop the tombstones of days past. Raises: PostgresAway too while somebody still reads one of them."""
+        async with self._postgres.acquire() as connection:
+            today: date = await connection.fetchval(_TODAY)
             await drop_days(connection, "scheduler", "task_done", keep_from=today - timedelta(days=keep_days))
 
     async def _fire(self, connection: Connection, records: Sequence[asyncpg.Record], emit: Emit) -> int:

@@ -13,7 +13,8 @@ _SEEN = """
     ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at
 """
 _FORGET = "DELETE FROM replica WHERE seen_at < clock_timestamp() - interval '1 minute'"
-_LIVE = "SELECT id FROM replica WHERE seen_at > clock_timestamp() - $1::interval ORDER BY id"
+# Who was seen in the future died before the clock was put back: whoever is alive says so anew each second.
+_LIVE = "SELECT id FROM replica WHERE abs(extract(epoch FROM clock_timestamp() - seen_at)) < $1 ORDER BY id"
 _LEAVE = "DELETE FROM replica WHERE id = $1"
 
 
@@ -26,7 +27,7 @@ class ReplicaStore:
         async with self._postgres.acquire() as connection:
             await connection.execute(_FORGET)
             await connection.execute(_SEEN, id_, name)
-            return [record["id"] for record in await connection.fetch(_LIVE, GONE_AFTER)]
+            return [record["id"] for record in await connection.fetch(_LIVE, GONE_AFTER.total_seconds())]
 
     async def leave(self, id_: UUID) -> None:
         async with self._postgres.acquire() as connection:

@@ -22,6 +22,7 @@ from tests.integration.scheduler.rig import (
     a_row,
     a_task,
     at,
+    bystander,
     confirm_all,
     confirm_none,
     until,
@@ -438,18 +439,37 @@ async def test_tombstones_outlive_their_days_and_no_longer(store: Store, tables:
     assert set(await tables.days()) >= _names(today, 0, 7)
     task = a_task()
     await _fired(store, task)
-    await tables.connection.execute("SET ROLE carillon_scheduler")
-    for age in (7, 8):
-        day = (today - timedelta(days=age)).date()
-        await tables.connection.execute(
-            f"CREATE TABLE scheduler.{partition_name('task_done', day)} PARTITION OF scheduler.task_done"
-            f" FOR VALUES FROM ('{day}') TO ('{day + timedelta(days=1)}')"
-        )
-    await tables.connection.execute("RESET ROLE")
-    await store.keep_partitions(7)
+    await _make_day(tables, today - timedelta(days=7))
+    await _make_day(tables, today - timedelta(days=8))
+    await store.drop_days(7)
     assert _names(today, -7, -7) <= set(await tables.days())
     assert not _names(today, -8, -8) & set(await tables.days())
     assert await tables.tombstones(task.id) == [(1, 1, 0)]
+
+
+async def test_who_reads_old_tombstones_holds_up_their_end_and_nothing_else(
+    migrated_postgres_url: str, store: Store, tables: Tables
+) -> None:
+    """A dump, or a forgotten psql."""
+    today = await tables.now()
+    await _make_day(tables, today - timedelta(days=9))
+    async with bystander(migrated_postgres_url) as reader, reader.connection.transaction():
+        await reader.connection.fetch("SELECT count(*) FROM scheduler.task_done")
+        await asyncio.wait_for(store.make_days(), 1)
+        with pytest.raises(PostgresAway):
+            await store.drop_days(7)
+    await store.drop_days(7)
+    assert not _names(today, -9, -9) & set(await tables.days())
+
+
+async def _make_day(tables: Tables, at: datetime) -> None:
+    day = at.date()
+    await tables.connection.execute("SET ROLE carillon_scheduler")
+    await tables.connection.execute(
+        f"CREATE TABLE scheduler.{partition_name('task_done', day)} PARTITION OF scheduler.task_done"
+        f" FOR VALUES FROM ('{day}') TO ('{day + timedelta(days=1)}')"
+    )
+    await tables.connection.execute("RESET ROLE")
 
 
 async def test_every_id_goes_to_a_shard_of_the_fixed_space(store: Store, tables: Tables) -> None:
