@@ -3,8 +3,10 @@
 #   docker build --target setup -t carillon-setup .
 
 # The image that it runs in needs no pip: the base image's own fills the virtual environment from outside.
+# LOCK=requirements-otel.lock adds OpenTelemetry (docs/tracing.md).
 FROM python:3.13-slim-trixie AS dependencies
-COPY requirements.lock /requirements.lock
+ARG LOCK=requirements.lock
+COPY $LOCK /requirements.lock
 RUN python -m venv --without-pip /venv \
  && pip --python /venv/bin/python install --no-cache-dir --disable-pip-version-check --require-hashes \
         --requirement /requirements.lock \

@@ -66,7 +66,11 @@ lock: ## make the lock files anew (needs uv)
 	env -u PIP_INDEX_URL -u PIP_EXTRA_INDEX_URL -u PIP_FIND_LINKS uv pip compile --universal --python-version 3.11 \
 	    --generate-hashes --no-header --quiet pyproject.toml --output-file requirements.lock
 	env -u PIP_INDEX_URL -u PIP_EXTRA_INDEX_URL -u PIP_FIND_LINKS uv pip compile --universal --python-version 3.11 \
-	    --generate-hashes --no-header --quiet pyproject.toml --extra local --extra dev --output-file requirements-dev.lock
+	    --generate-hashes --no-header --quiet pyproject.toml --extra otel --constraints requirements.lock \
+	    --output-file requirements-otel.lock
+	env -u PIP_INDEX_URL -u PIP_EXTRA_INDEX_URL -u PIP_FIND_LINKS uv pip compile --universal --python-version 3.11 \
+	    --generate-hashes --no-header --quiet pyproject.toml --extra local --extra otel --extra dev \
+	    --output-file requirements-dev.lock
 
 $(VENV)/ok: requirements-dev.lock
 	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' || { \
