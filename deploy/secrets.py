@@ -36,7 +36,9 @@ PUBLISHES: Mapping[str, tuple[topology.Route, ...]] = {
         topology.ATTEMPT_EVENT,
         topology.TASK_EVENT,
         topology.FALLBACK_ENTRY,
+        topology.TARGET_EVENT,
         topology.RETURN,
+        topology.CREATE,  # of callbacks
         topology.rung(0),
     ),
     "mailer": (topology.DIGEST_PAGE, topology.mailer_rung(0)),
@@ -46,7 +48,7 @@ PUBLISHES: Mapping[str, tuple[topology.Route, ...]] = {
 ALSO_CONSUMES = {"ingest": (topology.PARKING,), "mailer": (topology.FALLBACK,)}
 """Besides the queues that bear the service's name."""
 
-REPLIES = ("scheduler",)
+REPLIES = ("scheduler", "dispatcher")
 """Who answers commands: by the default exchange, whose rights RabbitMQ asks for under the name amq.default."""
 
 Files = dict[str, dict[str, str]]
@@ -65,7 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
 def new_passwords() -> dict[str, str]:
     """Letters and digits only: they stand in URLs and in a Redis configuration as they are."""
     users = (f"rabbitmq-{user}" for user in USERS)
-    return {name: os.urandom(24).hex() for name in (*users, "postgres", "redis", "bootstrap-key", "erlang-cookie")}
+    keys = ("bootstrap-key", "signing-master-key", "erlang-cookie")
+    return {name: os.urandom(24).hex() for name in (*users, "postgres", "redis", *keys)}
 
 
 def kept_passwords(path: Path) -> dict[str, str]:
@@ -89,6 +92,7 @@ def files(passwords: Mapping[str, str], rabbitmq: str, postgres: str, redis: str
             f"postgres://{DATABASE}:{passwords['postgres']}@{postgres}:5432/{DATABASE}"
         )
     found["dispatcher"]["carillon_redis_url"] = f"redis://:{passwords['redis']}@{redis}:6379/0"
+    found["dispatcher"]["carillon_signing_master_key"] = passwords["signing-master-key"]
     found["ingest"]["carillon_bootstrap_key"] = passwords["bootstrap-key"]
     found["demo"] = {"carillon_bootstrap_key": passwords["bootstrap-key"]}
     found["rabbitmq"] = {

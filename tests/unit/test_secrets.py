@@ -134,6 +134,7 @@ def test_nobody_gets_a_password_that_is_not_theirs(tmp_path: Path) -> None:
         "postgres": {"postgres", "setup", "ingest", "scheduler"},
         "redis": {"redis", "dispatcher"},
         "bootstrap-key": {"ingest", "demo"},
+        "signing-master-key": {"dispatcher"},
     }
 
 
