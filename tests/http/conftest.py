@@ -12,6 +12,7 @@ from pytest_aiohttp.plugin import AiohttpClient
 
 from libs.common.clock import SystemClock
 from libs.common.contracts import AnyMessage, CreateTask
+from libs.common.egress import EgressRules
 from libs.common.topology import Route
 from services.ingest.auth import Keys
 from services.ingest.fallback_door import FallbackDoor
@@ -86,14 +87,23 @@ def legacy_rules() -> LegacyRules:
 
 
 @pytest.fixture
+def egress() -> EgressRules:
+    return EgressRules()
+
+
+@pytest.fixture
 async def anonymous(
-    aiohttp_client: AiohttpClient, broker: FakeBroker, history: FakeHistory, legacy_rules: LegacyRules
+    aiohttp_client: AiohttpClient,
+    broker: FakeBroker,
+    history: FakeHistory,
+    legacy_rules: LegacyRules,
+    egress: EgressRules,
 ) -> Client:
     """A client without a key."""
     keys, clock = Keys(KEY), SystemClock()
     doors = (
-        TaskDoor(keys, broker, history, clock),
-        LegacyDoor(keys, broker, clock, legacy_rules),
+        TaskDoor(keys, broker, history, clock, egress),
+        LegacyDoor(keys, broker, clock, legacy_rules, egress),
         FallbackDoor(keys, broker, clock),
     )
     return await aiohttp_client(build_app(doors, version="1.2.3", body_bytes_max=BODY_BYTES_MAX))
