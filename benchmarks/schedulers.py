@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import aio_pika
@@ -34,7 +35,7 @@ COPY_ROWS = 50_000
 _COLUMNS = (
     "id", "generation", "attempt", "hop", "due_at", "shard", "size", "project", "fingerprint", "message",
 )  # fmt: skip
-_CALL = msgspec.Raw(encode(Call(url="http://receiver.example/hook/payment-reminder", body=b'{"order": 4711}')))
+NOWHERE = "http://receiver.example/hook/payment-reminder"
 
 
 class _Due(msgspec.Struct):
@@ -169,24 +170,33 @@ def schedulers(stack: PrivateStack, count: int = 0) -> Iterator[Schedulers]:
             process.wait(timeout=40)
 
 
-def rows(count: int, first_ms: int, step_ms: float) -> Iterator[tuple[object, ...]]:
-    """Tasks due from `first_ms` on, each `step_ms` after the one before."""
+def rows(
+    count: int, first_ms: int, step_ms: float, url: str = NOWHERE, **different: Any
+) -> Iterator[tuple[object, ...]]:
+    """Tasks due from `first_ms` on, each `step_ms` after the one before; `different` are fields of their calls."""
     now = from_ms(to_ms(datetime.now(UTC)))
+    call = msgspec.Raw(encode(Call(url=url, body=b'{"order": 4711}', **different)))
     for number in range(count):
         due_at, id_ = from_ms(round(first_ms + number * step_ms)), new_id()
-        task = Task(id=id_, project="bench", created_at=now, due_at=due_at, fingerprint="f" * 64, call=_CALL)
+        task = Task(id=id_, project="bench", created_at=now, due_at=due_at, fingerprint="f" * 64, call=call)
         message = encode(task)
         yield (id_, 1, 1, 0, due_at, shard_of(id_), len(message), "bench", "f" * 64, message)
 
 
-async def insert(stack: PrivateStack, count: int, due_at: datetime, step_ms: float) -> None:
+async def insert(
+    stack: PrivateStack, count: int, due_at: datetime, step_ms: float, url: str = NOWHERE, **different: Any
+) -> dict[str, int]:
+    """Gives when each is due, by id, in ms since 1970."""
+    due_ms: dict[str, int] = {}
     connection = await asyncpg.connect(stack.variables["CARILLON_POSTGRES_URL"])
     try:
-        waiting = rows(count, to_ms(due_at), step_ms)
+        waiting = rows(count, to_ms(due_at), step_ms, url, **different)
         while batch := [row for _, row in zip(range(COPY_ROWS), waiting, strict=False)]:
             await connection.copy_records_to_table("task", schema_name="scheduler", columns=_COLUMNS, records=batch)
+            due_ms |= {str(row[0]): to_ms(row[4]) for row in batch if isinstance(row[4], datetime)}
     finally:
         await connection.close()
+    return due_ms
 
 
 async def fill(stack: PrivateStack, count: int, spread: timedelta) -> float:
@@ -197,7 +207,7 @@ async def fill(stack: PrivateStack, count: int, spread: timedelta) -> float:
         await connection.execute(
             f"""
             INSERT INTO scheduler.task ({", ".join(_COLUMNS)})
-            SELECT gen_random_uuid(), 1, 1, 0, now() + interval '1 day' + n * $1::interval / $2, n % 1024,
+            SELECT gen_random_uuid(), 1, 1, 0, now() + interval '1 day' + $1::interval * (n::float8 / $2), n % 1024,
                    $3, 'bench', repeat('f', 64), $4
             FROM generate_series(1, $2::bigint) AS n
             """,  # noqa: S608  our own words

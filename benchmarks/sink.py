@@ -1,8 +1,8 @@
 """The one who is called, in a process of its own and lean, so that the measurement is not of the sink.
 
 A raw HTTP/1.1 responder: keep-alive, pipelining, bodies by Content-Length (others are not understood). It answers 204
-to every POST and notes its `webhook-id` and the millisecond. It prints its port at the start; `GET /count` tells how
-many distinct ids were called, `GET /calls` lists every call as a line `<ms since 1970> <id>`.
+to every POST, 503 to those of /fail, and notes its `webhook-id` and the millisecond. It prints its port at the start;
+`GET /count` tells how many distinct ids were called, `GET /calls` lists every call as a line `<ms since 1970> <id>`.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import time
 from deploy.local.layout import LOOPBACK
 
 NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
+UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 END_OF_HEAD = b"\r\n\r\n"
 _ID = re.compile(rb"\r\nwebhook-id: *([^\r]+)", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -77,7 +78,7 @@ class Responder(asyncio.Protocol):
             return _ok(self._calls.listed())
         id_ = _ID.search(head)
         self._calls.note(at_ms, id_[1] if id_ else b"-")
-        return NO_CONTENT
+        return UNAVAILABLE if head.startswith(b"POST /fail ") else NO_CONTENT
 
 
 def _ok(body: bytes) -> bytes:

@@ -1,10 +1,11 @@
 """`make timing`: how late the scheduler is, alone, on servers of its own.
 
-    python -m benchmarks.timing [spread burst freeze replicas pending] [--pending 10000000] [--seconds 60]
+    python -m benchmarks.timing [spread burst freeze replicas pending] [--pending 10000000] [--seconds 60] ...
 
     spread    1,000 tasks/s for a minute: lateness up to the sink, p50, p99, max
     burst     20,000 due at one instant: when the last has come
     freeze    two replicas at 500 tasks/s, one stopped for 8 s: what is lost, doubled, and how long nobody takes over
+              (--frozen-s 600 --frozen-per-s 100 for one that nobody misses any more when it comes back)
     replicas  500 tasks/s with one, two and four replicas: CPU per task, of the schedulers and of Postgres
     pending   readiness, memory, and lateness at 500 tasks/s beside ten million rows that wait, and without them
 
@@ -34,7 +35,8 @@ from deploy.setup import main as set_up
 FOLDER = Path(".local") / "timing"
 LEAD_S = 6.0
 """From the insertion to the first due time: the schedulers start in it."""
-FROZEN_S = 8.0
+AROUND_FREEZE_S = 17
+"""Tasks are due for so much longer than the freeze: 5 s before it, and when both are at work again."""
 
 
 def main() -> int:
@@ -62,7 +64,7 @@ async def measure(stack: PrivateStack, options: argparse.Namespace, load_before:
     scenarios: dict[str, Callable[[], Awaitable[None]]] = {
         "spread": lambda: spread(stack, 1000, options.seconds),
         "burst": lambda: burst(stack, options.burst),
-        "freeze": lambda: freeze(stack),
+        "freeze": lambda: freeze(stack, options.frozen_s, options.frozen_per_s),
         "replicas": lambda: replicas(stack),
         "pending": lambda: pending(stack, options.pending),
     }
@@ -96,10 +98,10 @@ async def burst(stack: PrivateStack, count: int) -> None:
             say(f"burst      {count} at one instant: last after {took_s:.2f} s, {_lateness(taken)}; us/task {cpu}")
 
 
-async def freeze(stack: PrivateStack) -> None:
+async def freeze(stack: PrivateStack, frozen_s: float, per_s: int) -> None:
     """Stopped in mid-fire: a process that is about to commit, or has just published."""
-    seconds, per_s = 25, 500
-    due_at = datetime.now(UTC) + timedelta(seconds=LEAD_S)
+    seconds = round(frozen_s) + AROUND_FREEZE_S
+    due_at = datetime.now(UTC) + timedelta(seconds=LEAD_S + per_s * seconds / 40_000)
     await insert(stack, per_s * seconds, due_at, 1000 / per_s)
     async with sink(stack) as taken:
         with schedulers(stack, 2) as running:
@@ -107,13 +109,13 @@ async def freeze(stack: PrivateStack) -> None:
             await taken.has(per_s * 5, LEAD_S + 60)
             frozen_at = time.time()
             os.kill(running.processes[0].pid, signal.SIGSTOP)
-            await asyncio.sleep(FROZEN_S)
+            await asyncio.sleep(frozen_s)
             os.kill(running.processes[0].pid, signal.SIGCONT)
             await taken.has(per_s * seconds, seconds + 60)
             await asyncio.sleep(6)  # what the frozen one still publishes
             late = max(taken.lateness_ms) / 1000
             say(
-                f"freeze     {FROZEN_S:.0f} s at {time.strftime('%X', time.localtime(frozen_at))}: lost"
+                f"freeze     {frozen_s:.0f} s at {time.strftime('%X', time.localtime(frozen_at))}: lost"
                 f" {per_s * seconds - len(taken.ids)}, duplicates {taken.duplicates}, early {taken.early},"
                 f" latest {late:.2f} s late, causes {taken.because}"
             )
@@ -180,6 +182,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pending", type=int, default=10_000_000, help="rows that wait (%(default)s)")
     parser.add_argument("--burst", type=int, default=20_000, help="due at one instant (%(default)s)")
     parser.add_argument("--seconds", type=int, default=60, help="of the spread (%(default)s)")
+    parser.add_argument("--frozen-s", type=float, default=8.0, help="how long one is stopped (%(default)s)")
+    parser.add_argument("--frozen-per-s", type=int, default=500, help="tasks a second meanwhile (%(default)s)")
     parser.add_argument("--port-offset", type=int, default=3000, help="added to every port (%(default)s)")
     return parser
 

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from deploy.local.layout import LOOPBACK, Layout, replica_name
+from deploy.local.layout import LOOPBACK, SERVER_PORTS, SERVICES, Layout, replica_name
 from deploy.local.plan import replace_private
 
 PREFIX = "CARILLON_"
@@ -106,10 +106,17 @@ def _defaults(layout: Layout) -> dict[str, str]:
         "CARILLON_DIGEST_TO": "ops@carillon.local",
         "CARILLON_DIGEST_FROM": "carillon@carillon.local",
         "CARILLON_ALLOW_NETWORKS": "127.0.0.0/8,::1/128",
+        "CARILLON_DENY_PORTS": ",".join(str(port) for port in _own_ports(layout)),
         "CARILLON_BOOTSTRAP_KEY": secret(layout, "bootstrap-key"),
+        "CARILLON_SIGNING_MASTER_KEY": secret(layout, "signing-master-key"),
         "CARILLON_HOST": LOOPBACK,
         "CARILLON_ADMIN_HOST": LOOPBACK,
     }
+
+
+def _own_ports(layout: Layout) -> list[int]:
+    """Of servers on loopback, which is open to calls: RabbitMQ and Redis are known to who calls, the others are not."""
+    return [layout.server_port(server) for server in SERVER_PORTS] + [layout.admin_port(name, 1) for name in SERVICES]
 
 
 def _own_urls(layout: Layout) -> dict[str, str]:

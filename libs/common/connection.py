@@ -67,9 +67,9 @@ class Link:
         self._keeping: asyncio.Task[None] | None = None
         CONNECTED.labels(name).set(0)  # there to be seen before the first connection, and when none ever comes
 
-    def join(self, party: Party) -> None:
+    def join(self, *parties: Party) -> None:
         """Before the link is entered."""
-        self._parties.append(party)
+        self._parties += parties
 
     async def __aenter__(self) -> Self:
         self._keeping = asyncio.create_task(self._keep(), name=self.name)

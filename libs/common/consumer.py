@@ -1,7 +1,7 @@
 """Hands the items of a queue to a handler: one by one, or in batches.
 
-A handler returns to say "done", raises `Poison` for what can never be processed and anything else for a bug; it
-never acks, nacks or requeues. All of that is `intake.py`'s.
+A handler returns to say "done", raises `Poison` for what can never be processed, `NotBegun` for what it leaves to
+another and anything else for a bug; it never acks, nacks or requeues. All of that is `intake.py`'s.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from libs.common.connection import is_being_cancelled
-from libs.common.intake import Delivery, Intake, Item
+from libs.common.intake import Delivery, Intake, Item, NotBegun
 from libs.common.lifecycle import Fatal
 
 M = TypeVar("M")
@@ -70,6 +70,8 @@ class ItemConsumer(Generic[M]):
             return
         try:
             await self._handle(item.message)
+        except NotBegun:
+            self.intake.leave(delivery)
         except (Exception, asyncio.CancelledError) as error:
             if is_being_cancelled():
                 raise

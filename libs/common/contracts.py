@@ -25,7 +25,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `schedule_s` is the task's own ladder, seconds per retry; None means the dispatcher's. `expect_status` holds
     classes ("2xx") or codes ("204"). `expect_json_success` is the ancestor's rule: status 200 and a JSON object
-    whose `success` is true.
+    whose `success` is true. `callback_*` is a URL that gets the finished task, in a task of its own.
     """
 
     url: str
@@ -39,6 +39,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     expect_body_contains: str | None = None
     expect_json_success: bool = False
     traceparent: str | None = None
+    callback_success: str | None = None
+    callback_failure: str | None = None
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -46,7 +48,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     (`generation`, `attempt`, `hop`) orders all messages about one id; `due_at` is the user's time and never changes
     within a generation. `fingerprint` is the SHA-256 of the request as it was sent, in hex; that of an occurrence is
-    the id and revision of its schedule, whose name is in `schedule`.
+    the id and revision of its schedule, whose name is in `schedule`. `put_off_since` is when the attempt was due that
+    has been put off for a reason that is not its own (a pause, a limit, a breaker).
     """
 
     id: UUID
@@ -60,6 +63,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     fingerprint: str
     labels: dict[str, str] = {}
     schedule: str | None = None
+    put_off_since: datetime | None = None
     call: msgspec.Raw
 
     @property
@@ -198,19 +202,85 @@ class ScheduleList(Message, frozen=True, kw_only=True, tag="ScheduleList.1"):
     held: tuple[HeldSchedule, ...]
 
 
+# --- carillon.dispatch ----------------------------------------------------------------------------------------------
+
+
+class TargetRule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What holds for a project's calls to one host (`host[:port]` as in the URL, lower case).
+
+    `per_s` calls a second, after `burst` at once; None for no limit. The rule with the highest `command_id` (a UUIDv7)
+    counts.
+    """
+
+    project: str
+    host: str
+    command_id: UUID
+    is_paused: bool = False
+    per_s: float | None = None
+    burst: int = 1
+
+
+class SigningRule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which secret a project's calls are signed with, and until when with the one before it as well."""
+
+    project: str
+    command_id: UUID
+    version: int
+    previous_until: datetime | None = None
+
+
+class SetControl(Message, frozen=True, kw_only=True, tag="SetControl.1"):
+    """ingest -> dispatcher, answered by `ControlAnswer`: rules that replace older ones.
+
+    `is_all`: these are all there are, as of `command_id`; older rules that are not among them go.
+    """
+
+    command_id: UUID
+    targets: tuple[TargetRule, ...] = ()
+    signing: tuple[SigningRule, ...] = ()
+    is_all: bool = False
+
+
+class ControlAnswer(Message, frozen=True, kw_only=True, tag="ControlAnswer.1"):
+    """dispatcher -> who asked: the rules are stored; every replica has them within two seconds."""
+
+    command_id: UUID
+
+
+class CancelAnswer(Message, frozen=True, kw_only=True, tag="CancelAnswer.1"):
+    """dispatcher -> who asked with a `CancelTask` for a task that the scheduler has `left`.
+
+    `cancelled`: no call will follow. `in-flight`: a call is under way; unless it succeeds, none will follow.
+    `ended`: too late.
+    """
+
+    command_id: UUID
+    id: UUID
+    result: Literal["cancelled", "in-flight", "ended"]
+
+
 # --- carillon.due, carillon.retry -----------------------------------------------------------------------------------
 
 
 class TaskDue(Message, frozen=True, kw_only=True, tag="TaskDue.1"):
     """scheduler, or a rung -> dispatcher: make the attempt `task.attempt` now. `due_at` is this attempt's own time.
 
-    `late_because` says what kept the scheduler when `emitted_at` is more than 100 ms after `due_at`.
+    `late_because` says what kept the scheduler when `emitted_at` is more than 100 ms after `due_at`; `rung_ms` is the
+    rung that the message has waited on.
     """
 
     task: msgspec.Raw  # of Task
     due_at: datetime
     emitted_at: datetime
     late_because: LateBecause | None = None
+    rung_ms: int | None = None
+
+
+class RungCanary(Message, frozen=True, kw_only=True, tag="RungCanary.1"):
+    """dispatcher -> itself, by a rung: how long does it really hold a message?"""
+
+    rung_ms: int
+    sent_at: datetime
 
 
 # --- carillon.events ------------------------------------------------------------------------------------------------
@@ -228,6 +298,29 @@ class TaskConflict(Message, frozen=True, kw_only=True, tag="TaskConflict.1"):
     id: UUID
     project: str
     fingerprint: str
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Parts of one call, milliseconds; None for what did not happen (a connection used again has no `connect_ms`).
+
+    `queue_ms`: from when the attempt was due to its start. `first_byte_ms`: from the request sent to the answer's head.
+    """
+
+    queue_ms: int | None = None
+    dns_ms: int | None = None
+    connect_ms: int | None = None
+    tls_ms: int | None = None
+    first_byte_ms: int | None = None
+
+
+class TargetChanged(Message, frozen=True, kw_only=True, tag="TargetChanged.1"):
+    """A replica's circuit breaker for a host has opened (until `until`, or longer) or closed."""
+
+    host: str
+    state: Literal["open", "closed"]
+    changed_at: datetime
+    until: datetime | None = None
+    replica: str
 
 
 class AttemptFinished(Message, frozen=True, kw_only=True, tag="AttemptFinished.1"):
@@ -254,6 +347,7 @@ class AttemptFinished(Message, frozen=True, kw_only=True, tag="AttemptFinished.1
     response_headers: tuple[tuple[str, str], ...] = ()
     response_body: bytes = b""
     replica: str = ""
+    timing: Timing | None = None
 
 
 class TaskFinished(Message, frozen=True, kw_only=True, tag="TaskFinished.1"):
@@ -323,13 +417,18 @@ class DigestPage(Message, frozen=True, kw_only=True, tag="DigestPage.1"):
     notices: tuple[Notice, ...] = ()
 
 
-Event = TaskAccepted | TaskConflict | AttemptFinished | TaskFinished | TaskParked
+Event = TaskAccepted | TaskConflict | AttemptFinished | TaskFinished | TaskParked | TargetChanged
 FallbackEntry = FailedTask | Notice
 TaskCommand = CancelTask | RescheduleTask
 ScheduleCommand = PutSchedule | ChangeSchedule | ListSchedules
 SchedulerCommand = TaskCommand | ScheduleCommand
 SchedulerAnswer = TaskAnswer | ScheduleAnswer | ScheduleList
-AnyMessage = CreateTask | ReturnTask | SchedulerCommand | SchedulerAnswer | TaskDue | Event | FallbackEntry | DigestPage
+DispatcherCommand = SetControl | CancelTask
+RetryDue = TaskDue | RungCanary
+DispatcherAnswer = ControlAnswer | CancelAnswer
+Command = SchedulerCommand | DispatcherCommand
+Answer = SchedulerAnswer | DispatcherAnswer
+AnyMessage = CreateTask | ReturnTask | Command | Answer | TaskDue | RungCanary | Event | FallbackEntry | DigestPage
 
 _encoder = msgspec.json.Encoder()
 _call_decoder = msgspec.json.Decoder(Call)

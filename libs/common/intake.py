@@ -56,6 +56,10 @@ class Poison(Exception):
     """Raised by a handler: this item can never be processed, park it now. The text is the cause."""
 
 
+class NotBegun(Exception):
+    """Raised by a handler that is asked to stop before it did anything: the item is for another consumer."""
+
+
 class Delivery:
     """One AMQP message in hand, and how many of its items are still open."""
 

@@ -8,7 +8,7 @@ pydantic does not see unknown variables, so a misspelt one would pass in silence
 import difflib
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -23,16 +23,17 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from libs.common.egress import EgressRules, server_ports
 from libs.common.topology import DEFAULT_RETRY_SCHEDULE_S
 
 PREFIX = "CARILLON_"
 SECRETS_DIR = Path("/run/secrets")
 
 _COMMON = "AMQP_URL POSTGRES_URL REDIS_URL LOG_LEVEL ADMIN_HOST ADMIN_PORT REPLICA DRAIN_S"
-_SHARED = "RETRY_SCHEDULE_S"
+_SHARED = "RETRY_SCHEDULE_S SIGNING_MASTER_KEY ALLOW_NETWORKS DENY_NETWORKS DENY_PORTS"
 _INGEST = "HOST PORT BOOTSTRAP_KEY LEGACY_PROJECT LEGACY_SUCCESS LEGACY_PAST_DELAY_S RETENTION_DAYS BODY_BYTES_MAX"
 _SCHEDULER = "TOMBSTONE_DAYS HORIZON_S"
-_DISPATCHER = "ALLOW_NETWORKS CONCURRENCY"
+_DISPATCHER = "CA_FILE EGRESS_PROXY CONCURRENCY CONCURRENCY_PER_HOST"
 _MAILER = "SMTP_URL DIGEST_TO DIGEST_FROM DIGEST_CRON DIGEST_TIMEZONE"
 _CLIENT = "URL API_KEY"
 
@@ -44,6 +45,8 @@ KNOWN_VARIABLES: frozenset[str] = frozenset(
 """Every variable of every service, the set-up step and the client: they may share one environment file."""
 
 _DELAY_S_MIN, _DELAY_S_MAX = 0.001, 7 * 86_400
+_KEY_CHARS_MIN, _KEY_DIFFERENT_MIN = 32, 9
+"""Of a random key in hex, one in 300,000 has fewer different characters; CHANGE-ME-CHANGE-ME always has."""
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -65,6 +68,10 @@ CommaFloats = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_comma_list
 """A list of numbers written `5,15,30`."""
 
 
+CommaPorts = Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], NoDecode, BeforeValidator(_comma_list)]
+"""A list of ports written `5433,9200`."""
+
+
 def _begins_with(*schemes: str) -> Callable[[SecretStr], SecretStr]:
     def check(url: SecretStr) -> SecretStr:
         if not url.get_secret_value().startswith(tuple(f"{scheme}://" for scheme in schemes)):
@@ -82,6 +89,30 @@ def _each_a_delay(delays_s: tuple[float, ...]) -> tuple[float, ...]:
     if not all(_DELAY_S_MIN <= delay_s <= _DELAY_S_MAX for delay_s in delays_s):
         raise ValueError("each delay should be between 0.001 and 604800 seconds (a week)")
     return delays_s
+
+
+def _each_openable(networks: tuple[str, ...]) -> tuple[str, ...]:
+    return _checked(networks, lambda network: EgressRules(allow_networks=(network,)))
+
+
+def _each_a_network(networks: tuple[str, ...]) -> tuple[str, ...]:
+    return _checked(networks, lambda network: EgressRules(deny_networks=(network,)))
+
+
+def _checked(networks: tuple[str, ...], make: Callable[[str], EgressRules]) -> tuple[str, ...]:
+    for network in networks:
+        try:
+            make(network)
+        except ValueError as error:
+            raise ValueError(f"'{network}' is no network; write it like 10.1.0.0/16 or fd00::/8 ({error})") from None
+    return networks
+
+
+def _random_looking(key: SecretStr) -> SecretStr:
+    text = key.get_secret_value().strip()
+    if len(text) < _KEY_CHARS_MIN or len(set(text)) < _KEY_DIFFERENT_MIN:
+        raise ValueError(f"should be random, {_KEY_CHARS_MIN} characters or more")
+    return SecretStr(text)
 
 
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
@@ -144,6 +175,33 @@ class LadderSettings(_PrefixedSettings):
     retry_schedule_s: Annotated[CommaFloats, AfterValidator(_each_a_delay)] = Field(
         DEFAULT_RETRY_SCHEDULE_S,
         description="Seconds before each retry; one rung (queue) per distinct value.",
+    )
+
+
+class EgressSettings(_PrefixedSettings):
+    """Mixin of who decides where a call may go: ingest with what the URL says, the dispatcher with what it dials."""
+
+    allow_networks: Annotated[CommaStrings, AfterValidator(_each_openable)] = Field(
+        (), description="Networks (CIDRs) that calls may reach although they are private; none by default."
+    )
+    deny_networks: Annotated[CommaStrings, AfterValidator(_each_a_network)] = Field(
+        (), description="Networks (CIDRs) that no call may reach, even inside an opened one."
+    )
+    deny_ports: CommaPorts = Field(
+        (), description="Ports that no call may reach in an opened network, beside those of Carillon's own servers."
+    )
+
+    def egress_rules(self, *server_urls: SecretStr, own_ports: Iterable[int] = ()) -> EgressRules:
+        """The rule of this process, which knows these servers."""
+        of_servers = server_ports(*(url.get_secret_value() for url in server_urls))
+        return EgressRules(self.allow_networks, self.deny_networks, {*self.deny_ports, *own_ports, *of_servers})
+
+
+class SigningSettings(_PrefixedSettings):
+    """Mixin of who signs calls, or shows what they are signed with."""
+
+    signing_master_key: Annotated[SecretStr, AfterValidator(_random_looking)] = Field(
+        description="What signing secrets are derived from, the same for all replicas: openssl rand -base64 32"
     )
 
 

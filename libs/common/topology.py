@@ -82,9 +82,11 @@ CREATE = Route("carillon.tasks", "create")
 RETURN = Route("carillon.tasks", "return")
 SCHEDULER_COMMAND = Route("carillon.tasks", "command", items_max=1)
 DUE = Route("carillon.due", "due", items_max=20)
+DISPATCHER_COMMAND = Route("carillon.dispatch", "command", items_max=1)
 RETRY_DUE = Route(RETRY_DUE_EXCHANGE, "", items_max=20)
 TASK_EVENT = Route("carillon.events", "task.event")
 ATTEMPT_EVENT = Route("carillon.events", "attempt.event")
+TARGET_EVENT = Route("carillon.events", "target.event")
 FALLBACK_ENTRY = Route("carillon.fallback", "fallback")
 DIGEST_PAGE = Route("carillon.digest", "page", items_max=1)
 PARKED = Route(PARKING_EXCHANGE, "", items_max=1)
@@ -115,6 +117,7 @@ REPUBLISH: Mapping[str, Route] = {
     SCHEDULER_COMMANDS: SCHEDULER_COMMAND,  # an asker whose command crashed its handler hears nothing
     DISPATCHER_DUE: RETRY_DUE,
     DISPATCHER_RETRY_DUE: RETRY_DUE,
+    DISPATCHER_COMMANDS: DISPATCHER_COMMAND,
     INGEST_HISTORY: TASK_EVENT,
     MAILER_OUTBOX: DIGEST_PAGE,
     FALLBACK: FALLBACK_ENTRY,

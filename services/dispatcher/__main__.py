@@ -11,10 +11,11 @@ from redis.asyncio import Redis
 
 from libs.common import topology
 from libs.common.admin import AdminServer
+from libs.common.asking import Replier, asked_decoder
 from libs.common.clock import SystemClock
 from libs.common.connection import Link
 from libs.common.consumer import ItemConsumer
-from libs.common.contracts import TaskDue
+from libs.common.contracts import DispatcherCommand, RetryDue, TaskDue
 from libs.common.intake import Intake, decoder
 from libs.common.lifecycle import Worker, run, run_until_stopped
 from libs.common.logs import configure_logs
@@ -22,19 +23,31 @@ from libs.common.metrics import build_info
 from libs.common.publisher import Publisher
 from libs.common.redis import RedisAway, ping, redis_client
 from libs.common.settings import load
+from libs.common.tracing import tracing
 from libs.common.version import VERSION
-from services.dispatcher.caller import AiohttpCaller
+from services.dispatcher.attempt import Attempts
+from services.dispatcher.canary import Canaries, read_retry_due
+from services.dispatcher.commands import Commands
+from services.dispatcher.control import Control
 from services.dispatcher.delivery import Delivery
-from services.dispatcher.guard import guarded_socket_factory
+from services.dispatcher.gate import Gate
+from services.dispatcher.guard import Egress, ssl_context
+from services.dispatcher.http.caller import LeanCaller
+from services.dispatcher.lanes import Lanes
+from services.dispatcher.limiter import Limiter
 from services.dispatcher.marks import Marks
 from services.dispatcher.outlet import Outlet
 from services.dispatcher.retry import Ladder
 from services.dispatcher.settings import DispatcherSettings
+from services.dispatcher.signature import Signer
 
 log = structlog.get_logger(__name__)
 
 # Messages of at most 20 tasks: what waits here, undecoded and in order, so that one slow call idles no slot.
 PREFETCH = 256
+# Tasks in hand, decoded, per call that may be made: some wait for the turn of their host.
+IN_HAND = 3
+COMMANDS_PREFETCH = 4
 
 
 async def main() -> None:
@@ -44,39 +57,74 @@ async def main() -> None:
     clock = SystemClock()
 
     async with AsyncExitStack() as opened:  # closed last-in first-out, after the drain
+        tracer = opened.enter_context(tracing("dispatcher", settings.replica))
         redis = await opened.enter_async_context(_redis(settings.redis_url.get_secret_value()))
-        caller = AiohttpCaller(guarded_socket_factory(settings.allow_networks), clock)
+        caller = LeanCaller(_egress(settings), clock)
         opened.push_async_callback(caller.close)
+
+        control, marks = Control(redis), Marks(redis, settings.replica)
+        signer = Signer(settings.signing_master_key.get_secret_value(), control.versions)
+        ladder = Ladder(settings.retry_schedule_s, random.random)
+        lanes = Lanes(settings.concurrency, settings.concurrency_per_host)
+        gate = Gate(control, lanes, Limiter(redis), clock)
+        attempts = Attempts(caller, signer, ladder, clock, settings.replica, tracer)
+        await control.read()
 
         amqp_url, table = settings.amqp_url.get_secret_value(), topology.topology(settings.retry_schedule_s)
         publishing = Link(amqp_url, f"{settings.replica} publishes", table)
         consuming = Link(amqp_url, f"{settings.replica} consumes", table)
-        publisher = Publisher()
-        publishing.join(publisher)
+        publisher, replier = Publisher(), Replier()
+        publishing.join(publisher, replier)
+        outlet = Outlet(publisher, clock, settings.replica)
+        delivery = Delivery(gate, marks, attempts, ladder, outlet, publisher, clock)
+        commands = Commands(control, marks, outlet, replier, clock)
 
-        ladder = Ladder(settings.retry_schedule_s, random.random)
-        marks = Marks(redis, settings.replica)
-        outlet = Outlet(publisher, clock)
-        delivery = Delivery(caller, marks, ladder, outlet, publisher, clock, settings.replica)
-        slots = asyncio.Semaphore(settings.concurrency)
-        queues = (topology.DISPATCHER_DUE, topology.DISPATCHER_RETRY_DUE)
-        intakes = [Intake(queue, decoder(TaskDue), publisher, prefetch=PREFETCH) for queue in queues]
-        for intake in intakes:
-            consuming.join(intake)
-
+        canaries = Canaries(ladder.rungs_ms, redis, publisher, clock)
+        consumers = _consumers(delivery, commands, canaries, publisher, consuming, IN_HAND * settings.concurrency)
+        admin = AdminServer(
+            settings.admin_host,
+            settings.admin_port,
+            ready={"publishing": publisher.ping, "consuming": consuming.ping, "redis": partial(ping, redis)},
+        )
         await opened.enter_async_context(publishing)
         await opened.enter_async_context(consuming)
-        workers: list[Worker] = [
-            AdminServer(
-                settings.admin_host,
-                settings.admin_port,
-                ready={"publishing": publisher.ping, "consuming": consuming.ping, "redis": partial(ping, redis)},
-            ),
-            publishing,
-            consuming,
-            *(ItemConsumer(intake, delivery.handle, slots) for intake in intakes),
-        ]
-        await run_until_stopped(workers, drain_s=settings.drain_s)
+        await run_until_stopped(
+            [admin, publishing, consuming, control, lanes, canaries, *consumers], drain_s=settings.drain_s
+        )
+
+
+def _consumers(
+    delivery: Delivery, commands: Commands, canaries: Canaries, publisher: Publisher, consuming: Link, in_hand: int
+) -> list[Worker]:
+    """Of what is due, sharing what may be in hand; and of commands."""
+
+    async def handle_retry(message: RetryDue) -> None:
+        canaries.back(message)
+        if isinstance(message, TaskDue):
+            await delivery.handle(message)
+
+    asked = Intake(
+        topology.DISPATCHER_COMMANDS, asked_decoder(DispatcherCommand), publisher, prefetch=COMMANDS_PREFETCH
+    )
+    due = Intake(topology.DISPATCHER_DUE, decoder(TaskDue), publisher, prefetch=PREFETCH)
+    retry_due = Intake(topology.DISPATCHER_RETRY_DUE, read_retry_due, publisher, prefetch=PREFETCH)
+    for intake in (asked, due, retry_due):
+        consuming.join(intake)
+    slots = asyncio.Semaphore(in_hand)
+    return [
+        ItemConsumer(asked, commands.handle, asyncio.Semaphore(COMMANDS_PREFETCH)),
+        ItemConsumer(due, delivery.handle, slots),
+        ItemConsumer(retry_due, handle_retry, slots),
+    ]
+
+
+def _egress(settings: DispatcherSettings) -> Egress:
+    proxy = settings.egress_proxy
+    return Egress(
+        settings.egress_rules(settings.amqp_url, settings.redis_url, own_ports=[settings.admin_port]),
+        ssl_context(settings.ca_file),
+        proxy.get_secret_value() if proxy else None,
+    )
 
 
 @asynccontextmanager

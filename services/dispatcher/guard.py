@@ -1,37 +1,25 @@
-"""No call reaches an address that it must not: loopback, private, link-local, metadata, translated forms of these.
+"""The way out: no call reaches an address that it must not, and no name is believed without a certificate.
 
-The check sits where the socket is made, with the address that will be dialled: after DNS, so a name that changes
-its answer gains nothing, and for IP literals too, which a custom resolver would never see.
-Table of addresses: ssrfguard (IANA special-purpose registries, with mapped, NAT64, 6to4 and Teredo forms decoded).
+The check sits where the socket is made, with the address that will be dialled: after DNS, so a name that changes its
+answer gains nothing, and for IP literals too, which a custom resolver would never see. The rule: libs/common/egress.py.
 """
 
 import socket
-from collections.abc import Callable, Iterable
-from ipaddress import ip_address, ip_network
+import ssl
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-import ssrfguard
+from libs.common.egress import EgressRules
 
-# Azure's wire server: a public address that answers only from inside a virtual machine, with its secrets.
-WIRE_SERVER = ip_address("168.63.129.16")
-# The longest prefix decides. Outside 2000::/3 no IPv6 address is assigned to anybody (RFC 4291 section 2.4).
-TABLE = ssrfguard.AddressTable(
-    (
-        *ssrfguard.DEFAULT_DENIED.blocks,
-        ssrfguard.Block(ip_network(f"{WIRE_SERVER}/32"), "Azure's wire server", "", ssrfguard.Reach.DENIED),
-        ssrfguard.Block(ip_network("::/0"), "Unassigned", "RFC4291", ssrfguard.Reach.DENIED),
-        ssrfguard.Block(ip_network("2000::/3"), "Global Unicast", "RFC4291", ssrfguard.Reach.PERMITTED),
-    )
-)
 # A number that no system call gives: a name with several addresses fails as one plain OSError, which keeps the
 # number of its parts when they all share it, and nothing else of them.
 BLOCKED_ERRNO = 99_168
-
-SocketFactory = Callable[[tuple[Any, ...]], socket.socket]
+ADDRESSES_KEPT = 4096
 
 
 class BlockedAddress(OSError):
-    """The policy refuses the address. An OSError, because aiohttp loses any other kind between two addresses."""
+    """The rules refuse it; the text says why. An OSError: aiohttp loses any other kind between two addresses."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(BLOCKED_ERRNO, reason)
@@ -40,30 +28,47 @@ class BlockedAddress(OSError):
         return str(self.strerror)
 
 
-def policy_of(allow_networks: Iterable[str]) -> ssrfguard.Policy:
-    """Raises: ValueError for what is no network, or would let translated addresses of any network through."""
-    return ssrfguard.Policy(denied_networks=TABLE, allowed_networks=tuple(ip_network(text) for text in allow_networks))
+class Egress:
+    """What every caller goes out through."""
 
+    def __init__(self, rules: EgressRules, tls: ssl.SSLContext, proxy: str | None = None) -> None:
+        """With `proxy` (http://user:password@host:port) every connection goes there, and names are resolved there."""
+        self.tls = tls
+        self.proxy = proxy
+        self._rules = rules
+        self._refusal = lru_cache(ADDRESSES_KEPT)(rules.refusal)  # of tens of microseconds, and always the same
 
-def guarded_socket_factory(allow_networks: Iterable[str]) -> SocketFactory:
-    """A factory for aiohttp's connector that makes sockets only towards allowed addresses."""
-    policy = policy_of(allow_networks)
+    def check(self, address: str, port: int) -> None:
+        """Ask with what will be dialled, just before. Raises: BlockedAddress."""
+        if self.proxy is None:  # else it is the proxy's, which the operator named
+            _raise(self._refusal(address, port))
 
-    def make(address_info: tuple[Any, ...]) -> socket.socket:
+    def check_host(self, host: str, port: int) -> None:
+        """Ask with what the URL says, where a proxy will dial: nothing more is known here. Raises: BlockedAddress."""
+        if self.proxy is not None:
+            _raise(self._rules.host_refusal(host, port))
+
+    def socket_for(self, address_info: tuple[Any, ...]) -> socket.socket:
+        """A socket towards an address as `getaddrinfo` gives it. Raises: BlockedAddress."""
         family, kind, protocol, _name, address = address_info
-        refuse_blocked(policy, address[0])
+        self.check(address[0], address[1])
         made = socket.socket(family, kind, protocol)
         made.setblocking(False)
         return made
 
-    return make
+
+def ssl_context(ca_file: Path | None = None) -> ssl.SSLContext:
+    """Verifies certificate and name, against the system's roots and those in `ca_file`.
+
+    Raises: OSError, when the file cannot be read or holds no certificate.
+    """
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        context.load_verify_locations(ca_file)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
-def refuse_blocked(policy: ssrfguard.Policy, address: str) -> None:
-    """Raises: BlockedAddress."""
-    try:
-        policy.check_address(address)
-    except ssrfguard.BlockedAddressError as error:
-        raise BlockedAddress(f"{address} is not a public address: {error.reason}") from error
-    if ip_address(address) == WIRE_SERVER:  # not even when it is in an allowed network
-        raise BlockedAddress(f"{address} is a cloud's metadata address")
+def _raise(refusal: str | None) -> None:
+    if refusal is not None:
+        raise BlockedAddress(refusal)

@@ -2,15 +2,18 @@
 
     carillon:dispatcher:attempt:<task>:<generation>:<attempt>  =  c<replica>   a call is in flight (expires)
                                                                   v<verdict>   answered, the outcome not yet published
-                                                                  d            settled
+                                                                  d            settled; another may follow
+                                                                  e            settled; its task has ended
     carillon:dispatcher:success:<task>:<generation>            =  d            no attempt of it needs to be made
+    carillon:dispatcher:cancel:<task>:<generation>             =  x            no attempt of it may be made
 
 Only for efficiency and for fewer duplicates: Redis away means every claim is granted, at least once.
 """
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
+from uuid import UUID
 
 import msgspec
 import structlog
@@ -23,13 +26,17 @@ from libs.common.contracts import Task
 from libs.common.lifecycle import Fatal
 from libs.common.metrics import REGISTRY
 from libs.common.redis import RedisAway, translating
-from services.dispatcher.retry import Done, Verdict
+from services.dispatcher.retry import Done, Retry, Verdict
 
 PREFIX = "carillon:dispatcher:"
 DONE_S = 3600
 # A verdict waits here for the broker; longer than any outage that a person would leave alone.
 VERDICT_S = 25 * 3600
 SUCCESS_S_MAX = 25 * 3600
+# Longer than a task waits between two calls, but for ladders of a week: the scheduler keeps those.
+CANCEL_S = 48 * 3600
+# One more than the most retries that ingest lets a task have.
+ATTEMPTS_MAX = 51
 # Beyond the call's own time limit: the time to write the verdict.
 CLAIM_GRACE_S = 10.0
 # The client's own limits add up: two seconds for a connection of its pool, then two for the answer.
@@ -46,6 +53,8 @@ AWAY = Counter(
     registry=REGISTRY,
 )
 
+CancelResult = Literal["cancelled", "in-flight", "ended"]
+
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
@@ -54,18 +63,37 @@ log = structlog.get_logger(__name__)
 # would never be heard of.
 _CLAIM = """
 local answers = {}
-for i = 1, #KEYS, 2 do
+for i = 1, #KEYS, 3 do
     local mark = redis.call('GET', KEYS[i])
     if mark then
         answers[#answers + 1] = mark
     elseif redis.call('EXISTS', KEYS[i + 1]) == 1 then
         answers[#answers + 1] = 'd'
+    elseif redis.call('EXISTS', KEYS[i + 2]) == 1 then
+        answers[#answers + 1] = 'x'
     else
-        redis.call('SET', KEYS[i], 'c' .. ARGV[1], 'PX', ARGV[(i + 1) / 2 + 1])
+        redis.call('SET', KEYS[i], 'c' .. ARGV[1], 'PX', ARGV[(i + 2) / 3 + 1])
         answers[#answers + 1] = ''
     end
 end
 return answers
+"""
+# KEYS: the cancel mark, the success mark, then the attempts' own.
+_CANCEL = """
+if redis.call('EXISTS', KEYS[2]) == 1 then
+    return 'ended'
+end
+local answer = 'cancelled'
+for i = 3, #KEYS do
+    local mark = redis.call('GET', KEYS[i])
+    if mark == 'e' then
+        return 'ended'
+    elseif mark and mark ~= 'd' then
+        answer = 'in-flight'
+    end
+end
+redis.call('SET', KEYS[1], 'x', 'EX', ARGV[1])
+return answer
 """
 # Ours alone: it may have expired, and be another's by now.
 _RELEASE = """
@@ -95,7 +123,11 @@ class Settled(NamedTuple):
     """Called and published: nothing is left to do."""
 
 
-Claim = Claimed | InFlight | Told | Settled
+class Cancelled(NamedTuple):
+    """Somebody has cancelled the task: say so, do not call."""
+
+
+Claim = Claimed | InFlight | Told | Settled | Cancelled
 
 
 class Marks:
@@ -106,6 +138,7 @@ class Marks:
         self._is_away = False
         self._claim_script = redis.register_script(_CLAIM)
         self._release_script = redis.register_script(_RELEASE)
+        self._cancel_script = redis.register_script(_CANCEL)
         self._claims = Coalescer[tuple[Task, int], bytes](self._claim_many, items_max=BATCH_MAX, linger_s=0.001)
         self._writes = Coalescer[tuple[str, bytes, int], bool](self._write_many, items_max=BATCH_MAX, linger_s=0.001)
 
@@ -120,11 +153,24 @@ class Marks:
             return InFlight(mark[1:].decode())
         if mark.startswith(b"v"):
             return Told(_decode_verdict(mark[1:]))
-        return Settled()
+        return Cancelled() if mark == b"x" else Settled()
 
     async def tell(self, task: Task, verdict: Verdict) -> None:
         """Write the verdict before its outcome is published."""
         await self._write("verdict", attempt_key(task), b"v" + msgspec.json.encode(verdict), VERDICT_S)
+
+    async def is_cancelled(self, task: Task) -> bool:
+        """False too when Redis is away."""
+        return bool(await self._asked("cancelled", self._is_cancelled(task)))
+
+    async def cancel(self, id_: UUID, generation: int) -> CancelResult:
+        """Let no attempt begin any more, and say whether one is under way. Raises: RedisAway."""
+        attempts = [f"{PREFIX}attempt:{id_}:{generation}:{number}" for number in range(1, ATTEMPTS_MAX + 1)]
+        keys = [f"{PREFIX}cancel:{id_}:{generation}", f"{PREFIX}success:{id_}:{generation}", *attempts]
+        with translating():
+            answer: bytes = await self._cancel_script(keys, [CANCEL_S])
+        result: CancelResult = msgspec.convert(answer.decode(), CancelResult)
+        return result
 
     async def release(self, task: Task) -> None:
         """Give back a claim of ours that no verdict came of."""
@@ -132,7 +178,7 @@ class Marks:
 
     async def settle(self, task: Task, verdict: Verdict, longest_wait_s: float) -> None:
         """The outcome is published. A success of a retry is remembered for as long as a fork of it may climb."""
-        await self._write("done", attempt_key(task), b"d", DONE_S)
+        await self._write("done", attempt_key(task), b"d" if isinstance(verdict, Retry) else b"e", DONE_S)
         if isinstance(verdict, Done) and task.attempt > 1:
             await self._write("done", success_key(task), b"d", min(DONE_S + int(longest_wait_s), SUCCESS_S_MAX))
 
@@ -168,12 +214,18 @@ class Marks:
             log.info("redis.recovered")
         self._is_away = False
 
+    async def _is_cancelled(self, task: Task) -> int:
+        with translating():
+            async with asyncio.timeout(ANSWER_S):
+                found: int = await self._redis.exists(cancel_key(task))
+        return found
+
     async def _release(self, task: Task) -> None:
         with translating():
             await self._release_script([attempt_key(task)], [self._replica])
 
     async def _claim_many(self, asked: list[tuple[Task, int]]) -> Sequence[bytes]:
-        keys = [key for task, _ms in asked for key in (attempt_key(task), success_key(task))]
+        keys = [key for task, _ms in asked for key in (attempt_key(task), success_key(task), cancel_key(task))]
         with translating():
             async with asyncio.timeout(ANSWER_S):
                 answers: list[bytes] = await self._claim_script(keys, [self._replica, *(ms for _task, ms in asked)])
@@ -190,6 +242,10 @@ class Marks:
 
 def attempt_key(task: Task) -> str:
     return f"{PREFIX}attempt:{task.id}:{task.generation}:{task.attempt}"
+
+
+def cancel_key(task: Task) -> str:
+    return f"{PREFIX}cancel:{task.id}:{task.generation}"
 
 
 def success_key(task: Task) -> str:

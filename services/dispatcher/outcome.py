@@ -26,6 +26,19 @@ ErrorClass = Literal[
 STATUS_GONE = 410
 
 
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the time of a call went, one phase after the other; None for a phase that was not needed or not reached.
+
+    `dns_ms` and `connect_ms` are None on a kept connection, `dns_ms` also when the address was known, `tls_ms` without
+    TLS. `first_byte_ms` counts from the request sent to the first byte of its answer, interim ones included.
+    """
+
+    dns_ms: int | None = None
+    connect_ms: int | None = None
+    tls_ms: int | None = None
+    first_byte_ms: int | None = None
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What one call met: an HTTP answer (`status_code` set) or the error that came instead of one.
 
@@ -39,6 +52,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes = b""
     error: ErrorClass | None = None
     error_detail: str | None = None
+    timing: Timing = Timing()
 
     def header(self, name: str) -> str | None:
         return next((value for key, value in self.headers if key == name), None)

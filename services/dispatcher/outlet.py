@@ -5,37 +5,94 @@ All of it is confirmed, or held and repeated; nothing here decides anything.
 
 import asyncio
 from datetime import datetime, timedelta
+from uuid import UUID
 
 import msgspec
 import structlog
 
 from libs.common import topology
-from libs.common.clock import Clock
-from libs.common.contracts import AttemptFinished, Call, FailedTask, ReturnTask, Task, TaskDue, TaskFinished, encode
+from libs.common.clock import Clock, ceil_to_ms
+from libs.common.contracts import (
+    AttemptFinished,
+    Call,
+    CreateTask,
+    FailedTask,
+    ReturnTask,
+    TargetChanged,
+    Task,
+    TaskDue,
+    TaskFinished,
+    encode,
+)
 from libs.common.lifecycle import Backoff
 from libs.common.publisher import Publisher, PublishUnknown, Refused, Unroutable
-from services.dispatcher.retry import Done, Expire, Fail, Retry, Verdict
+from services.dispatcher.callback import callback_of
+from services.dispatcher.gate import BreakerChange
+from services.dispatcher.retry import Cancel, Done, Expire, Fail, Retry, Verdict
 
 log = structlog.get_logger(__name__)
 
 
 class Outlet:
-    def __init__(self, publisher: Publisher, clock: Clock) -> None:
+    def __init__(self, publisher: Publisher, clock: Clock, replica: str) -> None:
         self._publisher = publisher
         self._clock = clock
+        self._replica = replica
 
     async def publish(self, task: Task, call: Call, verdict: Verdict) -> None:
         """Everything that follows from `verdict`; returns when all of it is confirmed."""
         match verdict:
             case Done(event):
-                await self._attempt(event)
+                await asyncio.gather(self._attempt(event), self._call_back(task, call.callback_success, event))
             case Retry(event, not_before, wait_ms):
                 await asyncio.gather(self._attempt(event), self._wait(_next(task), not_before, wait_ms))
             case Fail(event):
                 line = encode(_failed(task, call, event))
-                await asyncio.gather(self._attempt(event), self._publisher.insist(topology.FALLBACK_ENTRY, line))
+                await asyncio.gather(
+                    self._attempt(event),
+                    self._publisher.insist(topology.FALLBACK_ENTRY, line),
+                    self._call_back(task, call.callback_failure, event),
+                )
             case Expire(at):
                 await self._publisher.insist(topology.TASK_EVENT, encode(_expired(task, at)))
+            case Cancel(at, event):
+                if event is not None:
+                    await self._attempt(event)
+                await self.cancelled(task.id, task.project, (task.generation, task.attempt, task.hop), at)
+
+    async def cancelled(self, id_: UUID, project: str, order: tuple[int, int, int], at: datetime) -> None:
+        generation, attempt, hop = order
+        event = TaskFinished(
+            id=id_,
+            project=project,
+            generation=generation,
+            attempt=attempt,
+            hop=hop,
+            state="cancelled",
+            finished_at=ceil_to_ms(at),
+        )
+        await self._publisher.insist(topology.TASK_EVENT, encode(event))
+
+    async def put_off(self, task: Task, due_at: datetime, wait_s: float, reason: str) -> None:
+        """The same attempt again in `wait_s`, by the scheduler: a hop, not an attempt."""
+        moved = msgspec.structs.replace(task, hop=task.hop + 1, put_off_since=task.put_off_since or due_at)
+        not_before = ceil_to_ms(self._clock.now() + timedelta(seconds=wait_s))
+        if task.expires_at is not None:
+            not_before = min(not_before, task.expires_at)
+        returned = ReturnTask(task=moved, not_before=not_before, reason=reason)
+        await self._publisher.insist(topology.RETURN, encode(returned))
+
+    async def breaker_changed(self, change: BreakerChange) -> None:
+        now = ceil_to_ms(self._clock.now())
+        until = now + timedelta(seconds=change.for_s) if change.state == "open" else None
+        event = TargetChanged(
+            host=change.host,
+            state=change.state,
+            changed_at=now,
+            until=until and ceil_to_ms(until),
+            replica=self._replica,
+        )
+        await self._publisher.insist(topology.TARGET_EVENT, encode(event))
 
     async def wait_for_claim(self, task: Task, due_at: datetime, shortest_ms: int | None) -> None:
         """The same attempt again in a while: a hop, not an attempt."""
@@ -53,7 +110,9 @@ class Outlet:
         await self._publisher.insist(topology.RETURN, encode(returned))
 
     async def _on_rung(self, task: Task, due_at: datetime, wait_ms: int) -> bool:
-        item = encode(TaskDue(task=msgspec.Raw(encode(task)), due_at=due_at, emitted_at=self._clock.now()))
+        item = encode(
+            TaskDue(task=msgspec.Raw(encode(task)), due_at=due_at, emitted_at=self._clock.now(), rung_ms=wait_ms)
+        )
         backoff = Backoff(first_s=0.05, cap_s=1.0)
         while True:
             try:
@@ -65,12 +124,16 @@ class Outlet:
             except PublishUnknown:
                 await asyncio.sleep(backoff.next())
 
+    async def _call_back(self, task: Task, url: str | None, event: AttemptFinished) -> None:
+        if url is not None:
+            await self._publisher.insist(topology.CREATE, encode(CreateTask(task=callback_of(task, url, event))))
+
     async def _attempt(self, event: AttemptFinished) -> None:
         await self._publisher.insist(topology.ATTEMPT_EVENT, encode(event))
 
 
 def _next(task: Task) -> Task:
-    return msgspec.structs.replace(task, attempt=task.attempt + 1, hop=task.hop + 1)
+    return msgspec.structs.replace(task, attempt=task.attempt + 1, hop=task.hop + 1, put_off_since=None)
 
 
 def _expired(task: Task, at: datetime) -> TaskFinished:

@@ -16,7 +16,7 @@ RETRY_AFTER_MAX_S = 24 * 3600.0
 # Only on steps that are on no rung: a rung's delay is exact.
 JITTER = 0.10
 RESPONSE_BODY_KEPT = 8 * 1024
-# aiohttp takes 128 headers of 8 KiB: a thousand such answers would fill ingest.history.
+# A caller takes 64 KiB of them: a few thousand such answers would fill ingest.history.
 RESPONSE_HEADERS_KEPT = 16 * 1024
 
 
@@ -46,7 +46,23 @@ class Expire(msgspec.Struct, frozen=True, tag="expire"):
     at: datetime
 
 
-Verdict = Done | Retry | Fail | Expire
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """Somebody has cancelled the task; `event` of the call that was under way then, which did not succeed."""
+
+    at: datetime
+    event: AttemptFinished | None = None
+
+
+Verdict = Done | Retry | Fail | Expire | Cancel
+
+
+Judged = Done | Retry | Fail
+"""Of a call that was made."""
+
+
+def cancelled_meanwhile(verdict: Retry | Fail, at: datetime) -> Cancel:
+    """In place of the verdict on a call during which somebody cancelled the task."""
+    return Cancel(at, msgspec.structs.replace(verdict.event, outcome="failed", next_attempt_at=None))
 
 
 class Ladder:
@@ -56,6 +72,10 @@ class Ladder:
         self._schedule_s = tuple(schedule_s)
         self._rungs_ms = frozenset(rung_ms(delay_s) for delay_s in schedule_s)
         self._dice = dice
+
+    @property
+    def rungs_ms(self) -> frozenset[int]:
+        return self._rungs_ms
 
     @property
     def shortest_ms(self) -> int | None:
@@ -69,7 +89,7 @@ class Ladder:
         ours = max(self._steps(call), default=0.0)
         return max(ours, RETRY_AFTER_MAX_S) if call.respect_retry_after else ours
 
-    def decide(self, task: Task, call: Call, answer: Answer, due_at: datetime, now: datetime, replica: str) -> Verdict:
+    def decide(self, task: Task, call: Call, answer: Answer, due_at: datetime, now: datetime, replica: str) -> Judged:
         """The verdict on attempt `task.attempt`, which was due at `due_at` and has just been answered."""
         outcome = judge(call, answer)
         if outcome.kind == "succeeded":

@@ -1,26 +1,46 @@
 """What a dispatcher process is told."""
 
+import re
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SecretStr
 
 from libs.common.ports import ADMIN_PORTS
-from libs.common.settings import AdminPort, CommaStrings, CommonSettings, LadderSettings, RedisSettings
-from services.dispatcher.guard import policy_of
+from libs.common.settings import (
+    AdminPort,
+    CommonSettings,
+    EgressSettings,
+    LadderSettings,
+    RedisSettings,
+    SigningSettings,
+)
+from services.dispatcher.guard import ssl_context
+
+_PROXY = re.compile(r"http://[^\s/?#]+:\d{1,5}/?")
 
 
-def _networks(texts: tuple[str, ...]) -> tuple[str, ...]:
-    for text in texts:
-        try:
-            policy_of((text,))
-        except ValueError as error:
-            raise ValueError(f"'{text}' is no network; write it like 10.1.0.0/16 or fd00::/8 ({error})") from None
-    return texts
+def _holds_certificates(file: Path | None) -> Path | None:
+    try:
+        ssl_context(file)
+    except OSError as error:  # ssl.SSLError is one
+        raise ValueError(f"no certificates can be read from it ({error.strerror or error})") from None
+    return file
 
 
-class DispatcherSettings(CommonSettings, RedisSettings, LadderSettings):
+def _a_proxy(url: SecretStr | None) -> SecretStr | None:
+    if url is not None and not _PROXY.fullmatch(url.get_secret_value()):
+        raise ValueError("should be like http://user:password@host:3128")
+    return url
+
+
+class DispatcherSettings(CommonSettings, RedisSettings, LadderSettings, SigningSettings, EgressSettings):
     admin_port: AdminPort = ADMIN_PORTS["dispatcher"]
     concurrency: int = Field(200, ge=1, le=10_000, description="Calls in flight at once, in tasks.")
-    allow_networks: Annotated[CommaStrings, AfterValidator(_networks)] = Field(
-        (), description="Networks (CIDRs) that calls may reach although they are private; none by default."
+    concurrency_per_host: int = Field(100, ge=1, le=10_000, description="Of these, to one host.")
+    ca_file: Annotated[Path | None, AfterValidator(_holds_certificates)] = Field(
+        None, description="File of CA certificates (PEM) that targets may have, beside the system's."
+    )
+    egress_proxy: Annotated[SecretStr | None, AfterValidator(_a_proxy)] = Field(
+        None, description="Proxy for all calls, as http://user:password@host:port; it then resolves their names."
     )

@@ -14,6 +14,7 @@ from libs.common.postgres import postgres_pool
 from libs.common.publisher import Publisher
 from libs.common.settings import load
 from libs.common.topology import topology
+from libs.common.tracing import Tracer, tracing
 from libs.common.version import VERSION
 from services.ingest.auth import Keys
 from services.ingest.fallback_door import FallbackDoor
@@ -34,6 +35,7 @@ async def main() -> None:
     clock, amqp_url = SystemClock(), settings.amqp_url.get_secret_value()
 
     async with AsyncExitStack() as opened:
+        tracer = opened.enter_context(tracing("ingest", settings.replica))
         postgres = await opened.enter_async_context(
             postgres_pool(
                 settings.postgres_url.get_secret_value(),
@@ -55,25 +57,27 @@ async def main() -> None:
         for link in (publish_link, consume_link):
             await opened.enter_async_context(link)  # they outlive the drain, which still publishes and acks
 
-        http = HttpServer(
-            _app(settings, store, publisher, clock), settings.host, settings.port, drain_s=settings.drain_s
-        )
+        app = _app(settings, store, publisher, clock, tracer)
+        http = HttpServer(app, settings.host, settings.port, drain_s=settings.drain_s)
         admin = AdminServer(settings.admin_host, settings.admin_port, ready={"postgres": postgres.ping})
         workers: list[Worker] = [admin, http, history, parking, maintenance, publish_link, consume_link]
         await run_until_stopped(workers, drain_s=settings.drain_s)
 
 
-def _app(settings: IngestSettings, store: Store, publisher: Publisher, clock: SystemClock) -> web.Application:
+def _app(
+    settings: IngestSettings, store: Store, publisher: Publisher, clock: SystemClock, tracer: Tracer | None
+) -> web.Application:
     keys = Keys(settings.bootstrap_key.get_secret_value())
     rules = LegacyRules(
         settings.legacy_project, settings.legacy_past_delay_s, is_json_success=settings.legacy_success == "json"
     )
+    egress = settings.egress_rules(settings.amqp_url, settings.postgres_url, own_ports=[settings.admin_port])
     doors: list[Door] = [
-        TaskDoor(keys, publisher, store, clock),
-        LegacyDoor(keys, publisher, clock, rules),
+        TaskDoor(keys, publisher, store, clock, egress),
+        LegacyDoor(keys, publisher, clock, rules, egress),
         FallbackDoor(keys, publisher, clock),
     ]
-    return build_app(doors, version=VERSION, body_bytes_max=settings.body_bytes_max)
+    return build_app(doors, version=VERSION, body_bytes_max=settings.body_bytes_max, tracer=tracer)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ import msgspec
 
 from libs.common.clock import from_ms, to_ms
 from libs.common.contracts import Call, Task, encode
+from libs.common.egress import EgressRules
 from services.ingest.limits import expect_errors, label_errors, retry_errors, timeout_errors
 from services.ingest.problems import FieldError, invalid
-from services.ingest.requests import Expect, LocalTime, NewTask, Retry
+from services.ingest.requests import Callbacks, Expect, LocalTime, NewTask, Retry
 from services.ingest.target import content_type_errors, header_errors, url_errors
 from services.ingest.times import BadTime, parse_delay, parse_local, parse_moment
 
@@ -39,13 +40,13 @@ class _Body(NamedTuple):
     content_type: str | None
 
 
-def create(new: NewTask, sender: Sender) -> Task:
+def create(new: NewTask, sender: Sender, egress: EgressRules) -> Task:
     """The task, first attempt, first generation. Raises: Problem (422) with every error."""
     errors: list[FieldError] = []
     due_at = _due_at(new, sender.now, errors)
     expires_at = _expires_at(new, due_at, sender.now, errors)
     body = _body(new, errors)
-    errors += _errors(new)
+    errors += _errors(new, egress)
     if errors:
         raise invalid(errors)
     return Task(
@@ -66,7 +67,7 @@ def this_millisecond(moment: datetime) -> datetime:
 
 
 def _call(new: NewTask, body: _Body, sender: Sender) -> Call:
-    retry, expect = new.retry or Retry(), new.expect or Expect()
+    retry, expect, callbacks = new.retry or Retry(), new.expect or Expect(), new.callbacks or Callbacks()
     return Call(
         url=new.url,
         method=new.method,
@@ -79,6 +80,8 @@ def _call(new: NewTask, body: _Body, sender: Sender) -> Call:
         expect_body_contains=expect.body_contains,
         expect_json_success=sender.expect_json_success,
         traceparent=sender.traceparent,
+        callback_success=callbacks.success,
+        callback_failure=callbacks.failure,
     )
 
 
@@ -155,11 +158,15 @@ def _from_base64(text: str, errors: list[FieldError]) -> bytes:
         return b""
 
 
-def _errors(new: NewTask) -> Iterator[FieldError]:
-    yield from url_errors(new.url)
+def _errors(new: NewTask, egress: EgressRules) -> Iterator[FieldError]:
+    yield from url_errors(new.url, egress)
     yield from header_errors(new.headers)
     yield from content_type_errors(new.content_type, new.headers)
     yield from timeout_errors(new.timeout_s)
     yield from retry_errors(new.retry or Retry())
     yield from expect_errors(new.expect or Expect())
     yield from label_errors(new.labels)
+    for name in ("success", "failure"):
+        url = getattr(new.callbacks, name, None)
+        if url is not None:
+            yield from url_errors(url, egress, f"/callbacks/{name}")

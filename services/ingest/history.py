@@ -53,9 +53,9 @@ class History:
         """Raises: Poison for the one event that Postgres refuses."""
         await self._maintenance.prepared.wait()
         batch = project(events)
-        tasks, attempts = in_id_order(batch), self._within_window(batch)
+        tasks, attempts, targets = in_id_order(batch), self._within_window(batch), list(batch.targets.values())
         try:
-            await until_available(lambda: self._store.save(tasks, attempts))
+            await until_available(lambda: self._store.save(tasks, attempts, targets))
         except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
             raise Poison(f"PostgreSQL refuses it: {error}") from error
         _count(events, batch)

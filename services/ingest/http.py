@@ -8,7 +8,9 @@ import msgspec
 from aiohttp import web
 
 from libs.common.admin import serve
+from libs.common.tracing import Tracer
 from services.ingest.middleware import explain
+from services.ingest.trace import tracing_middleware
 
 _INDEX = {"tasks": "/v1/tasks", "fallback": "/fallback", "legacy": "/api/task/save"}
 
@@ -17,8 +19,11 @@ class Door(Protocol):
     def routes(self) -> list[web.RouteDef]: ...
 
 
-def build_app(doors: Sequence[Door], *, version: str, body_bytes_max: int) -> web.Application:
-    app = web.Application(middlewares=[explain], client_max_size=body_bytes_max)
+def build_app(
+    doors: Sequence[Door], *, version: str, body_bytes_max: int, tracer: Tracer | None = None
+) -> web.Application:
+    around = [explain] if tracer is None else [tracing_middleware(tracer), explain]
+    app = web.Application(middlewares=around, client_max_size=body_bytes_max)
     index = msgspec.json.encode({"name": "carillon", "version": version, "links": _INDEX})
 
     async def show_index(_request: web.Request) -> web.Response:

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from libs.common.clock import Clock, ceil_to_ms, format_utc
 from libs.common.contracts import CreateTask, encode
+from libs.common.egress import EgressRules
 from libs.common.ids import new_id
 from libs.common.publisher import NotPublished
 from libs.common.topology import CREATE
@@ -23,7 +24,8 @@ from services.ingest.auth import Keys
 from services.ingest.creation import Sender, create, this_millisecond
 from services.ingest.problems import FieldError, Problem, invalid
 from services.ingest.requests import NewTask
-from services.ingest.task_door import Publishes, traceparent
+from services.ingest.task_door import Publishes
+from services.ingest.trace import TASK_ID, traceparent
 
 ACCEPTED = "操作成功"
 BAD_PARAMETER = "参数错误："  # noqa: RUF001  the ancestor's own words
@@ -42,11 +44,12 @@ class LegacyRules(NamedTuple):
 
 
 class LegacyDoor:
-    def __init__(self, keys: Keys, publisher: Publishes, clock: Clock, rules: LegacyRules) -> None:
+    def __init__(self, keys: Keys, publisher: Publishes, clock: Clock, rules: LegacyRules, egress: EgressRules) -> None:
         self._keys = keys
         self._publisher = publisher
         self._clock = clock
         self._rules = rules
+        self._egress = egress
 
     def routes(self) -> list[web.RouteDef]:
         return [web.post("/api/task/save", self.save)]
@@ -75,7 +78,8 @@ class LegacyDoor:
             traceparent=traceparent(request),
             expect_json_success=self._rules.is_json_success,
         )
-        task = create(self._new_task(form, now), sender)
+        task = create(self._new_task(form, now), sender, self._egress)
+        request[TASK_ID] = task.id
         await self._publisher.publish(CREATE, encode(CreateTask(task=task)))
         log.info("task.created", task_id=str(task.id), due_at=format_utc(task.due_at), door="legacy")
         return str(task.id)

@@ -19,7 +19,16 @@ from typing import Literal, NamedTuple
 from uuid import UUID
 
 from libs.common.clock import EPOCH
-from libs.common.contracts import AttemptFinished, Event, Task, TaskAccepted, TaskConflict, TaskFinished, TaskParked
+from libs.common.contracts import (
+    AttemptFinished,
+    Event,
+    TargetChanged,
+    Task,
+    TaskAccepted,
+    TaskConflict,
+    TaskFinished,
+    TaskParked,
+)
 
 State = Literal["scheduled", "parked", "retrying", "expired", "failed", "cancelled", "succeeded"]
 
@@ -67,11 +76,12 @@ class TaskHistory:
 
 @dataclass(slots=True)
 class Batch:
-    """One row per task, one per attempt, and the requests that met another under their id."""
+    """One row per task, one per attempt, one per host and replica; the requests that met another under their id."""
 
     tasks: dict[UUID, TaskHistory] = field(default_factory=dict)
     attempts: dict[tuple[UUID, int, int], AttemptFinished] = field(default_factory=dict)
     conflicts: list[TaskConflict] = field(default_factory=list)
+    targets: dict[tuple[str, str], TargetChanged] = field(default_factory=dict)
 
 
 def project(events: Iterable[Event]) -> Batch:
@@ -81,6 +91,10 @@ def project(events: Iterable[Event]) -> Batch:
         match event:
             case TaskConflict():
                 batch.conflicts.append(event)
+            case TargetChanged():
+                held = batch.targets.get((event.host, event.replica))
+                if held is None or event.changed_at > held.changed_at:
+                    batch.targets[event.host, event.replica] = event
             case TaskAccepted():
                 _accepted(_history(batch, event.task), event.task)
             case AttemptFinished():

@@ -36,6 +36,13 @@ class LocalTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     timezone: str
 
 
+class Callbacks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """URLs that get the finished task, as a task of their own."""
+
+    success: str | None = None
+    failure: str | None = None
+
+
 class NewTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A task as a client asks for it: at most one of due_at, delay, local_time; one of body, body_text, body_base64."""
 
@@ -55,16 +62,15 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     retry: Retry | None = None
     expect: Expect | None = None
     labels: dict[str, str] = {}
+    callbacks: Callbacks | None = None
 
 
-_LATER = {
-    "callbacks": "are not possible yet; poll GET /v1/tasks/{id}",
-}
 _FIELDS: Mapping[str, tuple[str, ...]] = {
     "": NewTask.__struct_fields__,
     "/local_time": LocalTime.__struct_fields__,
     "/retry": Retry.__struct_fields__,
     "/expect": Expect.__struct_fields__,
+    "/callbacks": Callbacks.__struct_fields__,
 }
 _AT = re.compile(r"(?s)(.*) - at `\$(.*)`")
 _UNKNOWN = re.compile(r"(?s)Object contains unknown field `(.*)`")
@@ -108,8 +114,6 @@ def escaped(name: str) -> str:
 
 def _unknown_field(parent: str, name: str) -> FieldError:
     pointer = f"{parent}/{escaped(name)}"
-    if name in _LATER:
-        return FieldError(pointer, "not_supported", f"{name} {_LATER[name]}")
     known = _FIELDS.get(parent, ())
     nearest = difflib.get_close_matches(name, known, n=1)
     advice = f"did you mean {nearest[0]}?" if nearest else f"remove it; there are {', '.join(known)}"

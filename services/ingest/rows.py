@@ -4,7 +4,7 @@ from datetime import UTC, date
 
 import msgspec
 
-from libs.common.contracts import AttemptFinished, Task
+from libs.common.contracts import AttemptFinished, TargetChanged, Task
 from services.ingest.projection import TaskHistory, first_order, last_order, lateness_ms, storable
 
 
@@ -43,7 +43,12 @@ def attempt_row(event: AttemptFinished) -> tuple[object, ...]:
         msgspec.json.encode(event.response_headers),
         event.response_body,
         storable(event.replica),
+        event.timing and msgspec.json.encode(event.timing),
     )
+
+
+def target_row(event: TargetChanged) -> tuple[object, ...]:
+    return (storable(event.host), storable(event.replica), event.state, event.changed_at, event.until)
 
 
 def _accepted(task: Task | None) -> tuple[object, ...]:

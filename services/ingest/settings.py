@@ -5,10 +5,10 @@ from typing import Literal
 from pydantic import Field, SecretStr
 
 from libs.common.ports import ADMIN_PORTS
-from libs.common.settings import AdminPort, CommonSettings, PostgresSettings
+from libs.common.settings import AdminPort, CommonSettings, EgressSettings, PostgresSettings
 
 
-class IngestSettings(CommonSettings, PostgresSettings):
+class IngestSettings(CommonSettings, PostgresSettings, EgressSettings):
     admin_port: AdminPort = ADMIN_PORTS["ingest"]
     host: str = Field(
         "0.0.0.0",  # noqa: S104  inside a container, whose network decides who can reach it

@@ -11,12 +11,12 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from libs.common.contracts import AttemptFinished
+from libs.common.contracts import AttemptFinished, TargetChanged
 from libs.common.lifecycle import Fatal
 from libs.common.partitions import drop_days, ensure_days
 from libs.common.postgres import Postgres
 from services.ingest.projection import TaskHistory
-from services.ingest.rows import attempt_row, day_of, task_row
+from services.ingest.rows import attempt_row, day_of, target_row, task_row
 from services.ingest.stored import LastAttempt, ParkedMessage, StoredAttempt, StoredTask
 
 ATTEMPTS_READ_MAX = 1_000
@@ -56,11 +56,18 @@ _MERGE = f"""
 """  # noqa: S608 - made of the constants above
 _ADD_ATTEMPTS = """
     INSERT INTO attempt (task_id, generation, attempt, day, hop, due_at, started_at, duration_ms, outcome, status_code,
-                         error, error_detail, next_attempt_at, response_headers, response_body, replica)
+                         error, error_detail, next_attempt_at, response_headers, response_body, replica, timing)
     SELECT * FROM unnest($1::uuid[], $2::int[], $3::int[], $4::date[], $5::int[], $6::timestamptz[], $7::timestamptz[],
                          $8::bigint[], $9::text[], $10::int[], $11::text[], $12::text[], $13::timestamptz[],
-                         $14::bytea[], $15::bytea[], $16::text[]) ORDER BY 1, 2, 3
+                         $14::bytea[], $15::bytea[], $16::text[], $17::bytea[]) ORDER BY 1, 2, 3
     ON CONFLICT DO NOTHING
+"""
+_TELL_TARGETS = """
+    INSERT INTO target (host, replica, state, changed_at, open_until)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[]) ORDER BY 1, 2
+    ON CONFLICT (host, replica) DO UPDATE
+        SET state = excluded.state, changed_at = excluded.changed_at, open_until = excluded.open_until
+        WHERE excluded.changed_at > target.changed_at
 """
 _TASK = """
     SELECT id, project, created_at, due_at, expires_at, fingerprint, labels, call, state, state_at, finished_at,
@@ -71,7 +78,7 @@ _CALL = "SELECT call FROM task WHERE id = $1"
 # A call that was made twice around midnight stands on two days.
 _ATTEMPTS = """
     SELECT DISTINCT ON (generation, attempt) generation, attempt, due_at, started_at, duration_ms, status_code, error,
-           error_detail, next_attempt_at, response_headers, response_body
+           error_detail, next_attempt_at, response_headers, response_body, timing
     FROM attempt WHERE task_id = $1 ORDER BY generation, attempt, started_at LIMIT $2
 """
 _PARK = """
@@ -88,18 +95,23 @@ class Store:
     def __init__(self, postgres: Postgres) -> None:
         self._postgres = postgres
 
-    async def save(self, tasks: Sequence[TaskHistory], attempts: Sequence[AttemptFinished]) -> None:
-        """Merge what a batch said into the history. One row per task, please.
+    async def save(
+        self,
+        tasks: Sequence[TaskHistory],
+        attempts: Sequence[AttemptFinished],
+        targets: Sequence[TargetChanged] = (),
+    ) -> None:
+        """Merge what a batch said into the history. One row per task, and per target and replica, please.
 
         Raises: asyncpg.DataError or IntegrityConstraintViolationError when the data is refused.
         """
         try:
-            await self._save(tasks, attempts)
+            await self._save(tasks, attempts, targets)
         except asyncpg.CheckViolationError:  # there is no partition for a day: an event came late
             async with self._postgres.acquire() as connection:
                 for day in sorted({day_of(attempt) for attempt in attempts}):
                     await ensure_days(connection, "ingest", "attempt", first=day, days=1)
-            await self._save(tasks, attempts)
+            await self._save(tasks, attempts, targets)
 
     async def task(self, project: str, id_: UUID) -> StoredTask | None:
         """None when it is unknown, another project's, or not accepted yet."""
@@ -154,12 +166,16 @@ class Store:
             status = await connection.execute(_FORGET, finished_before, DELETE_BATCH)
         return int(status.rpartition(" ")[2])
 
-    async def _save(self, tasks: Sequence[TaskHistory], attempts: Sequence[AttemptFinished]) -> None:
+    async def _save(
+        self, tasks: Sequence[TaskHistory], attempts: Sequence[AttemptFinished], targets: Sequence[TargetChanged]
+    ) -> None:
         async with self._postgres.acquire() as connection, connection.transaction():
             if tasks:
                 await connection.execute(_MERGE, *zip(*map(task_row, tasks), strict=True))
             if attempts:
                 await connection.execute(_ADD_ATTEMPTS, *zip(*map(attempt_row, attempts), strict=True))
+            if targets:
+                await connection.execute(_TELL_TARGETS, *zip(*map(target_row, targets), strict=True))
 
 
 def _stored_task(record: asyncpg.Record) -> StoredTask:

@@ -38,7 +38,7 @@ class StoredTask(NamedTuple):
 
 
 class StoredAttempt(NamedTuple):
-    """One call as it ended. `response_headers` is JSON: an array of [name, value]."""
+    """One call as it ended. `response_headers` is JSON: an array of [name, value]; `timing` that of a `Timing`."""
 
     generation: int
     number: int
@@ -51,6 +51,7 @@ class StoredAttempt(NamedTuple):
     next_attempt_at: datetime | None
     response_headers: bytes
     response_body: bytes
+    timing: bytes | None = None
 
 
 class ParkedMessage(NamedTuple):

@@ -1,6 +1,6 @@
 """What may be called: the rules for a task's URL and headers. Pure; every fault is reported, not the first only.
 
-The address behind the host is not looked at here: the dispatcher checks it when it connects.
+Of the address only what the URL itself says is looked at: what a name stands for the dispatcher checks, when it calls.
 """
 
 import re
@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from yarl import URL
 
+from libs.common.egress import EgressRules
 from services.ingest.problems import FieldError
 from services.ingest.requests import escaped
 
@@ -29,14 +30,14 @@ _RESERVED = frozenset(
 _RESERVED_PREFIXES = ("proxy-", "webhook-", "carillon-", "x-forwarded-")
 
 
-def url_errors(url: str) -> Iterator[FieldError]:
+def url_errors(url: str, egress: EgressRules, pointer: str = "/url") -> Iterator[FieldError]:
     if len(url) > URL_CHARS_MAX:
-        yield FieldError("/url", "too_long", f"has {len(url)} characters; use at most {URL_CHARS_MAX}")
+        yield FieldError(pointer, "too_long", f"has {len(url)} characters; use at most {URL_CHARS_MAX}")
     elif _CONTROL_OR_SPACE.search(url):
         detail = "contains a space, a backslash or a control character; percent-encode it"
-        yield FieldError("/url", "bad_character", detail)
+        yield FieldError(pointer, "bad_character", detail)
     else:
-        yield from _structure_errors(url)
+        yield from _structure_errors(url, egress, pointer)
 
 
 def header_errors(headers: Mapping[str, str]) -> Iterator[FieldError]:
@@ -62,22 +63,24 @@ def content_type_errors(content_type: str | None, headers: Mapping[str, str]) ->
         yield FieldError("/content_type", "conflict", "stands in headers too; give it once")
 
 
-def _structure_errors(url: str) -> Iterator[FieldError]:
+def _structure_errors(url: str, egress: EgressRules, pointer: str) -> Iterator[FieldError]:
     try:
         parsed = URL(url)
-        host, scheme, _port = parsed.host, parsed.scheme, parsed.port
+        host, scheme, port = parsed.host, parsed.scheme, parsed.port
         is_userinfo = "@" in urlsplit(url).netloc  # yarl forgets an empty one
     except ValueError:
-        yield FieldError("/url", "bad_url", "is no URL; write it as https://example.com/path")
+        yield FieldError(pointer, "bad_url", "is no URL; write it as https://example.com/path")
         return
     if scheme not in {"http", "https"}:
-        yield FieldError("/url", "bad_scheme", "begins with another scheme; only http and https are called")
+        yield FieldError(pointer, "bad_scheme", "begins with another scheme; only http and https are called")
     elif not host:
-        yield FieldError("/url", "no_host", "names no host; write it as https://example.com/path")
+        yield FieldError(pointer, "no_host", "names no host; write it as https://example.com/path")
+    elif refusal := egress.host_refusal(host, port or 0):
+        yield FieldError(pointer, "blocked_address", f"cannot be called: {refusal}")
     if is_userinfo:
-        yield FieldError("/url", "userinfo", "contains a user or password; send an Authorization header instead")
+        yield FieldError(pointer, "userinfo", "contains a user or password; send an Authorization header instead")
     if "#" in url:
-        yield FieldError("/url", "fragment", "contains a fragment, which is never sent; remove it from # on")
+        yield FieldError(pointer, "fragment", "contains a fragment, which is never sent; remove it from # on")
 
 
 def _header_errors(name: str, value: str) -> Iterator[FieldError]:

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from libs.common.clock import Clock, format_utc
 from libs.common.contracts import CreateTask, encode
+from libs.common.egress import EgressRules
 from libs.common.ids import derived_id, new_id
 from libs.common.topology import CREATE, Route
 from services.ingest.auth import Keys
@@ -21,13 +22,13 @@ from services.ingest.problems import Problem, not_found, unsupported_media_type
 from services.ingest.replays import Replays
 from services.ingest.requests import read_task
 from services.ingest.stored import StoredAttempt, StoredTask, just_created
+from services.ingest.trace import TASK_ID, traceparent
 from services.ingest.view import attempt_views, task_view
 
 # A task is projected milliseconds after its 201; a reader who is faster than that waits.
 MISS_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.6, 0.65)
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 log = structlog.get_logger(__name__)
 
@@ -48,12 +49,13 @@ class Remembers(Protocol):
 
 
 class TaskDoor:
-    def __init__(self, keys: Keys, publisher: Publishes, history: Remembers, clock: Clock) -> None:
+    def __init__(self, keys: Keys, publisher: Publishes, history: Remembers, clock: Clock, egress: EgressRules) -> None:
         self._keys = keys
         self._publisher = publisher
         self._history = history
         self._replays = Replays(history)
         self._clock = clock
+        self._egress = egress
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -75,7 +77,8 @@ class TaskDoor:
             now=this_millisecond(self._clock.now()),
             traceparent=traceparent(request),
         )
-        task = create(new, sender)
+        task = create(new, sender, self._egress)
+        request[TASK_ID] = task.id
         if key and (earlier := await self._replays.earlier(project, task.id)) is not None:
             return _replay(earlier, task.fingerprint, self._clock.now())
         await self._publisher.publish(CREATE, encode(CreateTask(task=task)))
@@ -111,12 +114,6 @@ def idempotency_key(request: web.Request) -> str | None:
         detail = "The header Idempotency-Key must be 1 to 255 visible ASCII characters: send a UUID, for example."
         raise Problem(422, "bad_idempotency_key", detail)
     return key
-
-
-def traceparent(request: web.Request) -> str | None:
-    """The W3C trace context of the caller; a malformed one counts as none, as its specification asks."""
-    value = request.headers.get("traceparent", "")
-    return value if _TRACEPARENT.fullmatch(value) else None
 
 
 def _replay(earlier: StoredTask, fingerprint: str, now: datetime) -> web.Response:

@@ -9,11 +9,12 @@ from uuid import UUID
 import msgspec
 
 from libs.common.clock import format_utc
-from libs.common.contracts import decode_call
+from libs.common.contracts import Timing, decode_call
 from services.ingest.curl import curl_command
-from services.ingest.requests import Expect, Retry
+from services.ingest.requests import Callbacks, Expect, Retry
 from services.ingest.stored import LastAttempt, StoredAttempt, StoredTask
 
+_timing = msgspec.json.Decoder(Timing).decode
 _headers = msgspec.json.Decoder(list[tuple[str, str]]).decode
 
 
@@ -44,6 +45,7 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     retry: Retry
     expect: Expect
     labels: Mapping[str, str]
+    callbacks: Callbacks
     attempt_count: int
     next_attempt_at: str | None
     first_attempt_at: str | None
@@ -64,6 +66,7 @@ class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None
     error_detail: str | None
     next_attempt_at: str | None
+    timing: Timing | None
     response_headers: list[tuple[str, str]]
     response_body: str | msgspec.UnsetType = msgspec.UNSET
     response_body_base64: str | msgspec.UnsetType = msgspec.UNSET
@@ -98,6 +101,7 @@ def task_view(task: StoredTask, now: datetime) -> TaskView:
         retry=Retry(schedule_s=call.schedule_s, respect_retry_after=call.respect_retry_after),
         expect=Expect(status=call.expect_status, body_contains=call.expect_body_contains),
         labels=task.labels,
+        callbacks=Callbacks(success=call.callback_success, failure=call.callback_failure),
         attempt_count=task.last_attempt.number if task.last_attempt else 0,
         next_attempt_at=_time(_next_attempt_at(task)),
         first_attempt_at=_time(task.first_attempt_at),
@@ -124,6 +128,7 @@ def _attempt_view(attempt: StoredAttempt, curl: str) -> AttemptView:
         error=attempt.error,
         error_detail=attempt.error_detail,
         next_attempt_at=_time(attempt.next_attempt_at),
+        timing=None if attempt.timing is None else _timing(attempt.timing),
         response_headers=_headers(attempt.response_headers),
         response_body=msgspec.UNSET if text is None else text,
         response_body_base64=_as_base64(attempt.response_body) if text is None else msgspec.UNSET,

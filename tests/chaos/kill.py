@@ -1,10 +1,12 @@
 """`make chaos`: kill -9 everything under load and count what was lost.
 
     python -m tests.chaos.kill [--tasks 2000] [--over 120] [--kills 3] [--seed N] [--replicas 2]
+    python -m tests.chaos.kill --victims scheduler,rabbitmq,postgres --kills-in-all 30 --over 240 --tasks 4000
 
 A stack of its own, two of every service. While a client schedules tasks, every service process and every server dies
-`--kills` times by SIGKILL. Exit status 0 only if nothing was lost, nothing came early, every history is complete and
-everything was really killed. The same seed asks for the same tasks and the same deaths; the rest is the machine's.
+`--kills` times by SIGKILL, or some of them so many times in all. Exit status 0 only if nothing was lost, nothing came
+early, every history is complete, a death explains whatever came twice and everything was really killed. The same seed
+asks for the same tasks and the same deaths; the rest is the machine's.
 """
 
 import argparse
@@ -24,9 +26,11 @@ from deploy.local.private import PrivateStack, private_stack
 from tests.chaos import aftermath, killer
 from tests.chaos.checker import Accepted, check, is_kept, unfinished
 from tests.chaos.client import Client, session
+from tests.chaos.duplicates import reckon
 from tests.chaos.load import notice_times_s, orders
 from tests.chaos.report import Report, text
 from tests.chaos.sink import Sink
+from tests.chaos.tap import emissions, open_tap
 
 FOLDER = Path(".local") / "chaos"
 SETTINGS = {"CARILLON_RETRY_SCHEDULE_S": "1,2,5", "CARILLON_DIGEST_CRON": "*/5 * * * * *"}
@@ -40,7 +44,8 @@ TELL_EVERY_S = 10.0
 def main() -> int:
     options = _parser().parse_args()
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed
-    say(f"seed {seed}: {options.tasks} tasks over {options.over:g} s, everything killed {options.kills} times")
+    deaths = f"{options.kills_in_all} kills" if options.kills_in_all else f"each killed {options.kills} times"
+    say(f"seed {seed}: {options.tasks} tasks over {options.over:g} s, {', '.join(options.victims) or 'all'}: {deaths}")
     try:
         with private_stack(
             FOLDER, port_offset=options.port_offset, replicas=options.replicas, settings=SETTINGS
@@ -48,8 +53,11 @@ def main() -> int:
             report = asyncio.run(run(stack, options, seed))
             summary = FOLDER / "summary.json"
             summary.write_bytes(msgspec.json.format(msgspec.json.encode(report.as_json()), indent=1))
-            say(text(report) + f"\n  summary     {summary}; every call in calls.jsonl, logs in logs/")
-    except StackError as error:
+            say(
+                text(report)
+                + f"\n  summary     {summary}; every call in calls.jsonl, emission in emissions.jsonl, logs in logs/"
+            )
+    except (StackError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -65,10 +73,15 @@ def say(line: str) -> None:
 async def run(stack: PrivateStack, options: argparse.Namespace, seed: int) -> Report:
     dice, began, sink = random.Random(seed), time.monotonic(), Sink()
     wanted = orders(options.tasks, options.over, dice)
+    amqp_url = stack.variables["CARILLON_AMQP_URL"]
+    await open_tap(amqp_url)
     async with sink.listening() as sink_url, session(stack.api_key) as http:
         client = Client(http, stack.api_urls(), run=f"{seed}")
-        reaper = killer.Killer(stack, say)
-        deaths = killer.plan(reaper.victims, options.kills, options.over, dice)
+        reaper = killer.Killer(stack, say, options.victims)
+        if options.kills_in_all:
+            deaths = killer.plan_at_random(reaper.victims, options.kills_in_all, options.over, dice)
+        else:
+            deaths = killer.plan(reaper.victims, options.kills, options.over, dice)
         killing = asyncio.create_task(reaper.run(deaths))
         asking = [client.schedule(order, sink_url) for order in wanted]
         asking += [client.notify(at_s, number) for number, at_s in enumerate(notice_times_s(options.over))]
@@ -77,13 +90,16 @@ async def run(stack: PrivateStack, options: argparse.Namespace, seed: int) -> Re
         await _calls_made(client.accepted, sink, settled_at=time.monotonic())
         calls = [call for made in sink.calls.values() for call in made]
         (FOLDER / "calls.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(calls))
+        emitted = await emissions(amqp_url)
+        (FOLDER / "emissions.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(emitted))
         states = await aftermath.histories(http, stack.api_urls(), client.accepted)
         failed = sum(task.should_end == "failed" for task in client.accepted)
         return Report(
             seed=seed,
             wanted=options.tasks,
-            kills_wanted=options.kills,
+            kills_wanted={victim: len(times_s) for victim, times_s in deaths.items()},
             verdict=check(client.accepted, calls),
+            reckoning=reckon(emitted, calls, [kill.death for kill in reaper.kills]),
             states=states,
             unfinished=unfinished(client.accepted, states),
             answers=dict(client.answers),
@@ -121,11 +137,17 @@ async def _calls_made(accepted: Sequence[Accepted], sink: Sink, settled_at: floa
             told_at = time.monotonic()
 
 
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.kill", description=__doc__)
     parser.add_argument("--tasks", type=int, default=2000, help="how many are scheduled (%(default)s)")
     parser.add_argument("--over", type=float, default=120.0, help="seconds over which they fall due (%(default)s)")
     parser.add_argument("--kills", type=int, default=3, help="how often each process is killed (%(default)s)")
+    parser.add_argument("--kills-in-all", type=int, help="instead: how often anybody is killed, chosen at random")
+    parser.add_argument("--victims", type=_names, default=[], help="processes or services, comma between; else all")
     parser.add_argument("--seed", type=int, help="of tasks and deaths; random unless given, and printed")
     parser.add_argument("--replicas", type=int, default=2, help="processes per service (%(default)s)")
     parser.add_argument("--port-offset", type=int, default=3500, help="added to every port (%(default)s)")

@@ -17,6 +17,7 @@ from deploy.local import readiness
 from deploy.local.private import PrivateStack
 from deploy.local.processes import is_alive, is_ours, read_pid
 from deploy.local.readiness import Question
+from tests.chaos.duplicates import Death
 
 BACK_WITHIN_S = 90.0
 LOOK_AGAIN_S = 0.1
@@ -33,15 +34,21 @@ class Kill:
     victim: str
     at_s: float
     back_after_s: float
+    at_ms: int
+    """Since 1970, as the calls and emissions are dated."""
+
+    @property
+    def death(self) -> Death:
+        return Death(self.victim, self.at_ms, self.at_ms + round(1000 * self.back_after_s))
 
 
 class Killer:
-    """`kills` grows as victims come back."""
+    """`kills` grows as victims come back. `wanted`: processes or services by name; everything unless given."""
 
-    def __init__(self, stack: PrivateStack, say: Callable[[str], None]) -> None:
+    def __init__(self, stack: PrivateStack, say: Callable[[str], None], wanted: Sequence[str] = ()) -> None:
         self.kills: list[Kill] = []
         self._layout = stack.layout
-        self._questions = questions(stack)
+        self._questions = chosen(questions(stack), wanted)
         self._say = say
         self._begun = time.monotonic()
 
@@ -66,10 +73,10 @@ class Killer:
         for number, at_s in enumerate(times_s, start=1):
             await asyncio.sleep(self._begun + at_s - time.monotonic())
             pid = self._kill(victim)
-            killed_at_s = self._now_s()
+            killed_at_s, killed_at_ms = self._now_s(), time.time_ns() // 1_000_000
             self._say(f"{killed_at_s:7.1f} s  kill -9 {victim} (pid {pid}), {number} of {len(times_s)}")
             await self._back(victim, pid)
-            self.kills.append(Kill(victim, killed_at_s, self._now_s() - killed_at_s))
+            self.kills.append(Kill(victim, killed_at_s, self._now_s() - killed_at_s, killed_at_ms))
             self._say(f"{self._now_s():7.1f} s          {victim} is back after {self._now_s() - killed_at_s:.1f} s")
 
     def _kill(self, victim: str) -> int:
@@ -99,6 +106,22 @@ def plan(victims: Sequence[str], kills: int, over_s: float, dice: random.Random)
     """For each victim the times of its deaths, in seconds since the run began."""
     first_s, last_s = FIRST_SHARE * over_s, LAST_SHARE * over_s
     return {victim: sorted(dice.uniform(first_s, last_s) for _ in range(kills)) for victim in victims}
+
+
+def plan_at_random(victims: Sequence[str], total: int, over_s: float, dice: random.Random) -> dict[str, list[float]]:
+    """The same, of so many deaths in all, each of anybody."""
+    times: dict[str, list[float]] = {victim: [] for victim in victims}
+    for _ in range(total):
+        times[dice.choice(victims)].append(dice.uniform(FIRST_SHARE * over_s, LAST_SHARE * over_s))
+    return {victim: sorted(of_one) for victim, of_one in times.items()}
+
+
+def chosen(questions: Mapping[str, Question], wanted: Sequence[str]) -> dict[str, Question]:
+    """Those named, each by its own name or its service's. Raises: ValueError for a name that nobody has."""
+    names = {name: (name, name.rpartition("-")[0]) for name in questions}
+    if strangers := set(wanted) - {word for words in names.values() for word in words}:
+        raise ValueError(f"nobody here is called {', '.join(sorted(strangers))}: choose from {', '.join(questions)}")
+    return {name: ask for name, ask in questions.items() if not wanted or set(names[name]) & set(wanted)}
 
 
 def questions(stack: PrivateStack) -> dict[str, Question]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.chaos.aftermath import Mails
 from tests.chaos.checker import Verdict
+from tests.chaos.duplicates import Reckoning
 from tests.chaos.killer import Kill
 
 IDS_SHOWN = 10
@@ -16,8 +17,10 @@ class Report:
     seed: int
     wanted: int
     """Tasks that the client was to schedule."""
-    kills_wanted: int
+    kills_wanted: Mapping[str, int]
+    """By victim."""
     verdict: Verdict
+    reckoning: Reckoning
     states: Mapping[str, str]
     unfinished: Mapping[str, str]
     answers: Mapping[str, int]
@@ -34,7 +37,8 @@ class Report:
     @property
     def faults(self) -> list[str]:
         """Why the run counts as failed; empty when it does not."""
-        verdict, under = self.verdict, [name for name, n in self.kills_by_victim.items() if n < self.kills_wanted]
+        verdict, unexplained = self.verdict, self.reckoning.unexplained
+        under = [name for name, times in self.kills_wanted.items() if self.kills_by_victim[name] < times]
         found = {
             f"{len(verdict.lost)} tasks were lost": bool(verdict.lost),
             f"{len(verdict.early)} calls came early": bool(verdict.early),
@@ -45,7 +49,8 @@ class Report:
             f"{self.failed} tasks failed, the mails tell of {self.mails.failed_told}": (
                 self.mails.failed_told < self.failed
             ),
-            f"not killed {self.kills_wanted} times: {', '.join(under)}": bool(under),
+            f"{len(unexplained)} duplicates are explained by no death": bool(unexplained),
+            f"not killed as often as planned: {', '.join(under)}": bool(under),
         }
         return [text for text, is_so in found.items() if is_so] + list(self.not_back)
 
@@ -66,6 +71,8 @@ def text(report: Report) -> str:
         ("lost", str(len(verdict.lost))),
         ("early", str(len(verdict.early))),
         ("duplicates", f"{verdict.repeated_successes} successes, {verdict.repeated_attempts} calls of one attempt"),
+        ("emissions", f"{report.reckoning.emissions}, {_twice(report.reckoning, 'emission')} of them again"),
+        ("calls", f"{_twice(report.reckoning, 'call')} again"),
         ("lateness", f"p50 {late.p50:.0f} ms, p99 {late.p99:.0f} ms, max {late.max:.0f} ms" if late else "-"),
         ("histories", f"{len(report.states) - len(report.unfinished)} of {verdict.accepted} as they should be"),
         ("kills", f"{len(report.kills)}: {kills}"),
@@ -79,9 +86,16 @@ def text(report: Report) -> str:
     return "\n".join([f"  {name:<11} {value}" for name, value in rows] + _details(report))
 
 
+def _twice(reckoning: Reckoning, what: str) -> str:
+    """How many came again, and whose death explains how many."""
+    why = ", ".join(f"{victim} {count}" for victim, count in sorted(reckoning.explained[what].items()))
+    return f"{reckoning.duplicates.get(what, 0)} ({why})" if why else f"{reckoning.duplicates.get(what, 0)}"
+
+
 def _details(report: Report) -> list[str]:
     lost = [f"lost: {id_} is {report.states.get(id_, 'unknown')}" for id_ in report.verdict.lost]
     early = [f"early: {call}" for call in report.verdict.early]
     wrong = [f"history: {id_} is {state}" for id_, state in report.unfinished.items()]
-    lists = (lost, early, wrong, list(report.parked), list(report.mails.notices_missing))
+    twice = [f"unexplained: {duplicate}" for duplicate in report.reckoning.unexplained]
+    lists = (lost, early, wrong, twice, list(report.parked), list(report.mails.notices_missing))
     return [line for lines in lists for line in lines[:IDS_SHOWN]] + [f"FAULT: {fault}" for fault in report.faults]

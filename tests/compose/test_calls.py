@@ -41,7 +41,7 @@ async def test_a_task_that_never_works_ends_as_failed_and_in_a_mail(
 
 
 async def test_an_address_that_nobody_allowed_is_not_called(api: aiohttp.ClientSession) -> None:
-    task = await create(api, url="http://redis:6379/")
+    task = await create(api, url="http://redis:8000/")
     finished = await task_in(api, task["id"], "failed")
     assert finished["last_attempt"]["error"] == "blocked_address"
 

@@ -18,8 +18,11 @@ from libs.common.contracts import (
     HeldSchedule,
     Message,
     Schedule,
+    SigningRule,
+    TargetRule,
     Task,
     TaskDue,
+    Timing,
     decode_call,
     decode_task,
     encode,
@@ -29,6 +32,8 @@ GOLDEN = Path(__file__).parent / "golden"
 TYPES: dict[str, type[msgspec.Struct]] = {str(kind.__struct_config__.tag): kind for kind in get_args(AnyMessage)}
 read_any = msgspec.json.Decoder[AnyMessage](AnyMessage).decode
 split = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+NESTED: tuple[type[msgspec.Struct], ...] = (Call, Task, Schedule, HeldSchedule, TargetRule, SigningRule, Timing)
 
 # What an absent field means. A message that was published without it keeps this meaning for ever.
 DEFAULTS: dict[type[msgspec.Struct], dict[str, object]] = {
@@ -43,8 +48,18 @@ DEFAULTS: dict[type[msgspec.Struct], dict[str, object]] = {
         "expect_body_contains": None,
         "expect_json_success": False,
         "traceparent": None,
+        "callback_success": None,
+        "callback_failure": None,
     },
-    Task: {"generation": 1, "attempt": 1, "hop": 0, "expires_at": None, "labels": {}, "schedule": None},
+    Task: {
+        "generation": 1,
+        "attempt": 1,
+        "hop": 0,
+        "expires_at": None,
+        "labels": {},
+        "schedule": None,
+        "put_off_since": None,
+    },
     Schedule: {
         "cron": None,
         "every": None,
@@ -66,7 +81,15 @@ DEFAULTS: dict[type[msgspec.Struct], dict[str, object]] = {
     TYPES["ScheduleAnswer.1"]: {"held": None, "task_id": None, "detail": None},
     TYPES["ListSchedules.1"]: {"after": "", "limit": 100},
     TYPES["ScheduleList.1"]: {},
-    TYPES["TaskDue.1"]: {"late_because": None},
+    TargetRule: {"is_paused": False, "per_s": None, "burst": 1},
+    SigningRule: {"previous_until": None},
+    Timing: {"queue_ms": None, "dns_ms": None, "connect_ms": None, "tls_ms": None, "first_byte_ms": None},
+    TYPES["SetControl.1"]: {"targets": (), "signing": (), "is_all": False},
+    TYPES["ControlAnswer.1"]: {},
+    TYPES["CancelAnswer.1"]: {},
+    TYPES["RungCanary.1"]: {},
+    TYPES["TargetChanged.1"]: {"until": None},
+    TYPES["TaskDue.1"]: {"late_because": None, "rung_ms": None},
     TYPES["TaskAccepted.1"]: {},
     TYPES["TaskConflict.1"]: {},
     TYPES["AttemptFinished.1"]: {
@@ -77,6 +100,7 @@ DEFAULTS: dict[type[msgspec.Struct], dict[str, object]] = {
         "response_headers": (),
         "response_body": b"",
         "replica": "",
+        "timing": None,
     },
     TYPES["TaskFinished.1"]: {"reason": None},
     TYPES["TaskParked.1"]: {},
@@ -144,6 +168,17 @@ def test_every_field_of_a_schedule_stands_in_a_golden_file() -> None:
         assert set().union(*objects) == {field.encode_name for field in msgspec.structs.fields(kind)}
 
 
+def test_every_field_of_what_else_is_nested_stands_in_a_golden_file() -> None:
+    controls = [json.loads(raw) for raw in golden_items("SetControl.1")]
+    attempts = [json.loads(raw) for raw in golden_items("AttemptFinished.1")]
+    for kind, objects in (
+        (TargetRule, [rule for control in controls for rule in control.get("targets", ())]),
+        (SigningRule, [rule for control in controls for rule in control.get("signing", ())]),
+        (Timing, [attempt["timing"] for attempt in attempts if "timing" in attempt]),
+    ):
+        assert set().union(*objects) == {field.encode_name for field in msgspec.structs.fields(kind)}
+
+
 def test_every_type_of_message_is_one_of_any_message() -> None:
     assert set(Message.__subclasses__()) == set(TYPES.values())
 
@@ -152,7 +187,7 @@ def test_no_golden_file_has_lost_its_type() -> None:
     assert {file.stem for file in GOLDEN.glob("*.json")} <= set(TYPES), "messages of that type may still be under way"
 
 
-@pytest.mark.parametrize("kind", [Call, Task, Schedule, HeldSchedule, *TYPES.values()], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [*NESTED, *TYPES.values()], ids=lambda kind: kind.__name__)
 def test_an_absent_field_means_what_it_always_meant(kind: type[msgspec.Struct]) -> None:
     assert kind in DEFAULTS, f"write down the defaults of {kind.__name__}"
     assert defaults(kind) == DEFAULTS[kind]

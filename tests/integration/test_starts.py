@@ -26,6 +26,7 @@ def good(servers: dict[str, str], amqp_url: str, migrated_postgres_url: str, red
         "CARILLON_DIGEST_TO": "ops@carillon.local",
         "CARILLON_DIGEST_FROM": "carillon@carillon.local",
         "CARILLON_BOOTSTRAP_KEY": "a-key-for-the-tests-of-starts",
+        "CARILLON_SIGNING_MASTER_KEY": "0123456789-a-key-for-the-tests-of-starts",
         "CARILLON_HOST": "127.0.0.1",
         "CARILLON_ADMIN_HOST": "127.0.0.1",
         "CARILLON_PORT": "0",

@@ -10,6 +10,7 @@ from deploy.local.environment import environment, write_env_file
 from deploy.local.layout import SERVICES, Layout
 from deploy.local.servers import listeners, own_servers
 from deploy.local.services import listeners as service_listeners
+from libs.common.settings import EgressSettings, load
 
 
 @pytest.fixture
@@ -60,6 +61,16 @@ def test_variables_sourced_before_the_ports_were_shifted_are_still_known_as_our_
     write_env_file(layout, environment({}, layout), with_services=True)
     shifted = Layout(layout.root, port_offset=100)
     assert environment(sourced(layout), shifted) == environment({}, shifted)
+
+
+def test_loopback_is_open_to_calls_but_for_the_ports_of_the_stack(layout: Layout) -> None:
+    shared = environment({}, layout).shared
+    told = {name: value for name, value in shared.items() if name in {"CARILLON_ALLOW_NETWORKS", "CARILLON_DENY_PORTS"}}
+    rules = load(EgressSettings, told).egress_rules()
+    own = {listener.port for listener in listeners(["postgres", "redis", "rabbitmq", "smtp"], layout)}
+    own |= {layout.admin_port(service, 1) for service in SERVICES}
+    assert [port for port in own if rules.refusal("127.0.0.1", port) is None] == []
+    assert rules.refusal("127.0.0.1", 8000) is None
 
 
 def test_no_two_processes_want_the_same_port(layout: Layout) -> None:

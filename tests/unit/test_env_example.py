@@ -71,6 +71,7 @@ def test_the_example_shows_the_defaults() -> None:
         if name not in HAS_TWO_DEFAULTS and shown != (DEFAULTS[name] or of_types.get(name, ""))
     }
     assert not wrong
+    assert LINES["CARILLON_DRAIN_S"] == of_types["CARILLON_DRAIN_S"]
     assert LINES["CARILLON_ALLOW_NETWORKS"] == f"{DEFAULTS['DEMO_PREFIX']}.2/32"
 
 
@@ -89,6 +90,7 @@ def test_a_copied_example_with_every_line_taken_starts_each_service(service: str
         "CARILLON_POSTGRES_URL": "postgres://postgres",
         "CARILLON_REDIS_URL": "redis://redis",
         "CARILLON_BOOTSTRAP_KEY": "0123456789abcdef",
+        "CARILLON_SIGNING_MASTER_KEY": "0123456789abcdef0123456789abcdef",
     }
     passed = yaml.safe_load(COMPOSE)["services"][service]["environment"]
     load(SETTINGS[service], {name: LINES[name] or needed.get(name, "") for name in passed})

@@ -1,3 +1,6 @@
+import base64
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +15,7 @@ from libs.common.settings import (
     PostgresSettings,
     RedisSettings,
     SettingsError,
+    SigningSettings,
     load,
 )
 
@@ -166,3 +170,29 @@ def test_a_wrong_item_of_a_list_is_named() -> None:
 
 def test_secrets_do_not_show_in_the_settings_printed() -> None:
     assert "hunter2" not in repr(load(BellSettings, GOOD))
+
+
+@pytest.mark.parametrize(
+    "key", ["short", "0123456789" * 3, "0" * 64, "CHANGE-ME-CHANGE-ME-CHANGE-ME-CHANGE-ME", " " * 40]
+)
+def test_a_signing_key_that_could_be_guessed_is_refused_with_the_remedy_and_not_shown(key: str) -> None:
+    with pytest.raises(SettingsError, match=r"^CARILLON_SIGNING_MASTER_KEY: should be random.*openssl rand") as refused:
+        load(SigningSettings, {"CARILLON_SIGNING_MASTER_KEY": key})
+    assert key not in str(refused.value)
+
+
+def test_a_signing_key_that_is_missing_is_asked_for_with_the_remedy() -> None:
+    with pytest.raises(SettingsError, match=r"^CARILLON_SIGNING_MASTER_KEY: is not set.*openssl rand -base64 32"):
+        load(SigningSettings, {})
+
+
+@pytest.mark.parametrize("make", [lambda n: os.urandom(n).hex(), lambda n: base64.b64encode(os.urandom(n)).decode()])
+def test_a_signing_key_is_the_same_from_a_file_and_from_the_environment(
+    tmp_path: Path, make: Callable[[int], str]
+) -> None:
+    key = make(32)
+    (tmp_path / "carillon_signing_master_key").write_text(f"{key}\n")
+    from_file = load(SigningSettings, {}, secrets_dir=tmp_path)
+    from_environment = load(SigningSettings, {"CARILLON_SIGNING_MASTER_KEY": f" {key} "})
+    assert from_file == from_environment
+    assert from_file.signing_master_key.get_secret_value() == key

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Mapping
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
@@ -99,14 +100,23 @@ class Release:
             tail = self._tail(replica_name(service, self._number))
             raise ReleaseError(f"{service} of {self.name} ended by itself with {code}:\n{tail}")
 
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        """Variables: a release refuses to start with those that only a later one knows."""
+        show = "from libs.common.settings import KNOWN_VARIABLES; print(*KNOWN_VARIABLES)"
+        command = (sys.executable, "-c", show)
+        done = subprocess.run(command, cwd=self._folder, capture_output=True, text=True, check=True)
+        return frozenset(done.stdout.split())
+
     def _start(self, module: str, name: str, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("CARILLON_", "PYTHONPATH"))}
+        told = {key: value for key, value in variables.items() if key in self._known}
         with self._layout.log_file(name).open("ab") as log:
             return subprocess.Popen(
                 (sys.executable, "-m", module),
                 cwd=self._folder,
                 # With the stack's marker: what an interrupted run leaves behind ends with the stack.
-                env=inherited | dict(variables) | {MARKER: str(self._layout.root)},
+                env=inherited | told | {MARKER: str(self._layout.root)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

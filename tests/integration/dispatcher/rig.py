@@ -1,7 +1,7 @@
 """Receivers that answer well or badly, callers towards them, and a dispatcher without its process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
@@ -14,25 +14,34 @@ from libs.common import topology
 from libs.common.clock import SystemClock
 from libs.common.connection import Link
 from libs.common.consumer import ItemConsumer
-from libs.common.contracts import Call, Task, TaskDue, encode
+from libs.common.contracts import Task, TaskDue, encode
+from libs.common.egress import EgressRules
 from libs.common.intake import Intake, decoder
 from libs.common.publisher import Publisher
 from libs.common.redis import redis_client
-from services.dispatcher.caller import AiohttpCaller, Caller, Request
+from services.dispatcher.attempt import Attempts
+from services.dispatcher.caller import Caller, Request
+from services.dispatcher.control import Control
 from services.dispatcher.delivery import Delivery
-from services.dispatcher.guard import guarded_socket_factory
+from services.dispatcher.gate import Gate
+from services.dispatcher.guard import Egress, ssl_context
+from services.dispatcher.http.caller import LeanCaller
+from services.dispatcher.lanes import Lanes
+from services.dispatcher.limiter import Limiter
 from services.dispatcher.marks import Marks
 from services.dispatcher.outcome import Answer
 from services.dispatcher.outlet import Outlet
 from services.dispatcher.retry import Ladder
+from services.dispatcher.signature import Signer
 from tests.conftest import RETRY_SCHEDULE_S
 from tests.integration.rig import until
-from tests.unit.dispatcher.samples import an_answer, due
+from tests.unit.dispatcher.samples import SIGNER, an_answer, due
 
 T = TypeVar("T")
 _ITEMS = msgspec.json.Decoder(list[dict[str, Any]]).decode
 _RAWS = msgspec.json.Decoder(list[msgspec.Raw]).decode
 LOOPBACK = ("127.0.0.0/8",)
+TLS = ssl_context()
 
 
 # --- receivers
@@ -95,77 +104,14 @@ async def receiver(
     await runner.cleanup()
 
 
-@dataclass
-class Listener:
-    """A raw one: it may break every rule. `connections` counts who came."""
-
-    port: int
-    connections: int = 0
-    bytes_sent: int = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/"
-
-
-@asynccontextmanager
-async def listener(
-    serve: Callable[[Listener, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], host: str = "127.0.0.1"
-) -> AsyncIterator[Listener]:
-    serving: set[asyncio.Task[Any]] = set()
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        made.connections += 1
-        task = asyncio.current_task()
-        assert task is not None
-        serving.add(task)
-        try:
-            await serve(made, reader, writer)
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the caller hung up, or the test is over
-        finally:
-            serving.discard(task)
-            writer.close()
-
-    server = await asyncio.start_server(connected, host, 0)
-    made = Listener(server.sockets[0].getsockname()[1])
-    yield made
-    server.close()
-    for task in serving:
-        task.cancel()
-    if serving:
-        await asyncio.wait(serving)
-
-
-def saying(*parts: bytes, then: Callable[[asyncio.StreamWriter], None] | None = None) -> Any:
-    """Read a request's head, write `parts`, then do as told or close."""
-
-    async def serve(made: Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        for part in parts:
-            writer.write(part)
-            made.bytes_sent += len(part)
-            await writer.drain()
-        if then is not None:
-            then(writer)
-
-    return serve
-
-
 # --- callers
 
 
 @asynccontextmanager
-async def a_caller(*allow_networks: str) -> AsyncIterator[AiohttpCaller]:
-    caller = AiohttpCaller(guarded_socket_factory(allow_networks), SystemClock())
+async def a_caller(*allow_networks: str) -> AsyncIterator[LeanCaller]:
+    caller = LeanCaller(Egress(EgressRules(allow_networks), TLS), SystemClock())
     yield caller
     await caller.close()
-
-
-async def call(url: str, *headers: tuple[str, str], networks: Sequence[str] = LOOPBACK, **different: Any) -> Answer:
-    """One call by a caller of its own."""
-    async with a_caller(*networks) as caller:
-        return await caller.call(Request(Call(**{"url": url, "timeout_s": 5.0, **different}), headers))
 
 
 @dataclass
@@ -206,6 +152,7 @@ class Dispatcher:
     delivery: Delivery
     publisher: Publisher
     marks: Marks
+    control: Control
 
     async def due(self, *tasks: Task) -> None:
         """As the scheduler does: packed, confirmed."""
@@ -215,7 +162,15 @@ class Dispatcher:
 
 @asynccontextmanager
 async def dispatcher(
-    amqp_url: str, redis_url: str, caller: Caller, *, replica: str = "one", slots: int = 100, consumes: bool = True
+    amqp_url: str,
+    redis_url: str,
+    caller: Caller,
+    *,
+    replica: str = "one",
+    slots: int = 100,
+    per_host: int = 10_000,
+    consumes: bool = True,
+    signer: Signer = SIGNER,
 ) -> AsyncIterator[Dispatcher]:
     """The parts wired as `__main__` does; without `consumes`, a test calls `delivery.handle` itself."""
     table = topology.topology(RETRY_SCHEDULE_S)
@@ -227,8 +182,11 @@ async def dispatcher(
     marks = Marks(redis, replica)
     clock = SystemClock()
     ladder = Ladder(RETRY_SCHEDULE_S, lambda: 0.5)
-    delivery = Delivery(caller, marks, ladder, Outlet(publisher, clock), publisher, clock, replica)
-    free = asyncio.Semaphore(slots)
+    control = Control(redis)
+    gate = Gate(control, Lanes(slots, per_host), Limiter(redis), clock)
+    attempts = Attempts(caller, signer, ladder, clock, replica)
+    delivery = Delivery(gate, marks, attempts, ladder, Outlet(publisher, clock, replica), publisher, clock)
+    free = asyncio.Semaphore(3 * slots)
     queues = (topology.DISPATCHER_DUE, topology.DISPATCHER_RETRY_DUE) if consumes else ()
     intakes = [Intake(queue, decoder(TaskDue), publisher, prefetch=256) for queue in queues]
     for intake in intakes:
@@ -241,7 +199,7 @@ async def dispatcher(
         stopping = asyncio.Event()
         running = [asyncio.create_task(ItemConsumer(intake, delivery.handle, free).run(stopping)) for intake in intakes]
         try:
-            yield Dispatcher(delivery, publisher, marks)
+            yield Dispatcher(delivery, publisher, marks, control)
         finally:
             stopping.set()
             if running:

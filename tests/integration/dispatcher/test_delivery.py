@@ -28,6 +28,7 @@ from libs.common.publisher import Publisher
 from libs.common.redis import redis_client
 from services.dispatcher.marks import Claimed, InFlight, Settled, Told, attempt_key, success_key
 from services.dispatcher.outcome import Answer
+from services.dispatcher.retry import Retry
 from tests.integration.dispatcher.rig import FakeCaller, Tap, depth, dispatcher
 from tests.integration.rig import until
 from tests.unit.dispatcher.samples import a_call, a_task, an_answer, due
@@ -72,7 +73,7 @@ def repeated(mark: str) -> float:
 
 async def settled(redis: Redis, task: Task) -> None:
     async def is_so() -> bool:
-        return await redis.get(attempt_key(task)) == b"d"
+        return await redis.get(attempt_key(task)) in (b"d", b"e")
 
     await until(f"attempt {task.attempt} to be settled", is_so)
 
@@ -318,7 +319,7 @@ async def test_a_verdict_that_died_unpublished_is_published_without_a_second_cal
     await events.has(1)
     assert (len(first.requests), second.requests) == (1, [])
     assert events.of(AttemptFinished) == [verdict.event]
-    assert await redis.get(attempt_key(task)) == b"d"
+    assert await redis.get(attempt_key(task)) == (b"d" if isinstance(verdict, Retry) else b"e")
 
 
 async def _told(redis_url: str, task: Task) -> Any:
@@ -426,7 +427,7 @@ async def test_an_outcome_that_nobody_takes_is_held_and_repeated_and_its_slot_wi
         held = _held()
         await until("the outcomes to be repeated", lambda: _held() >= held + 6)
         assert len(caller.requests) == 2  # the two slots: no new call meanwhile
-        assert not [task for task in tasks if await redis.get(attempt_key(task)) == b"d"]
+        assert not [task for task in tasks if await redis.get(attempt_key(task)) in (b"d", b"e")]
         await history_unbound()
         await events.has(5)
     assert {event.id for event in events.of(AttemptFinished)} == {task.id for task in tasks}
@@ -560,3 +561,35 @@ async def test_nothing_is_left_unacked_when_all_is_told(
 
 async def _is_empty(amqp: AbstractConnection, queue: str) -> bool:
     return await depth(amqp, queue) == 0
+
+
+# --- callbacks
+
+
+@pytest.mark.parametrize(
+    ("answer", "url"), [(an_answer(200), "https://example.com/done"), (an_answer(410), "https://example.com/failed")]
+)
+async def test_the_end_of_a_task_is_a_task_for_the_url_that_asked_for_it(
+    amqp_url: str, redis_url: str, amqp: AbstractConnection, redis: Redis, answer: Any, url: str
+) -> None:
+    creates = await Tap(amqp, topology.SCHEDULER_TASKS).open()
+    call = a_call(callback_success="https://example.com/done", callback_failure="https://example.com/failed")
+    task = a_task(call)
+    async with dispatcher(amqp_url, redis_url, FakeCaller([answer])) as made:
+        await made.due(task)
+        await settled(redis, task)
+    [create] = creates.items
+    assert create["type"] == "CreateTask.1"
+    assert create["task"]["call"]["url"] == url
+    assert create["task"]["labels"] == {"callback_of": str(task.id)}
+
+
+async def test_nobody_is_called_back_who_did_not_ask(
+    amqp_url: str, redis_url: str, amqp: AbstractConnection, redis: Redis
+) -> None:
+    creates = await Tap(amqp, topology.SCHEDULER_TASKS).open()
+    task = a_task(a_call(callback_failure="https://example.com/failed"))
+    async with dispatcher(amqp_url, redis_url, FakeCaller()) as made:
+        await made.due(task)
+        await settled(redis, task)
+    assert creates.items == []

@@ -18,12 +18,13 @@ from libs.common import topology
 from libs.common.contracts import AttemptFinished, Task, encode
 from libs.common.publisher import Publisher
 from libs.common.redis import redis_client
+from libs.common.signing import secret, sign
 from libs.common.version import VERSION
 from services.dispatcher.marks import attempt_key
 from tests.conftest import RETRY_SCHEDULE_S, ROOT
 from tests.integration.dispatcher.rig import Received, Tap, depth, receiver
 from tests.integration.rig import publishing, until
-from tests.unit.dispatcher.samples import a_call, a_task, due
+from tests.unit.dispatcher.samples import MASTER_KEY, a_call, a_task, due
 
 
 class Process:
@@ -57,6 +58,7 @@ async def start(amqp_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[
             "PATH": os.environ["PATH"],
             "CARILLON_AMQP_URL": amqp_url,
             "CARILLON_REDIS_URL": redis_url,
+            "CARILLON_SIGNING_MASTER_KEY": MASTER_KEY,
             "CARILLON_REPLICA": replica,
             "CARILLON_ADMIN_HOST": "127.0.0.1",
             "CARILLON_ADMIN_PORT": "0",
@@ -145,6 +147,7 @@ async def test_a_due_task_is_called_with_what_is_documented(
     assert (got.method, got.target, got.body) == ("PUT", "/hook?a=%2F", b"\x00\xff")
     headers = {name.lower(): value for name, value in got.headers}
     sent_s = int(headers.pop("webhook-timestamp"))
+    assert headers.pop("webhook-signature") == sign(secret(MASTER_KEY, "shop", 1), str(task.id), sent_s, got.body)
     assert abs(datetime.now(UTC).timestamp() - sent_s) < 10
     assert headers == {
         "host": f"127.0.0.1:{made.port}",
@@ -249,7 +252,7 @@ async def test_killed_between_calls_nothing_is_called_twice(
         await events.has(60)
 
         async def are_settled() -> bool:
-            return set(await redis.mget([attempt_key(task) for task in tasks])) == {b"d"}
+            return set(await redis.mget([attempt_key(task) for task in tasks])) == {b"e"}
 
         await until("all of them to be settled", are_settled)
         first.running.kill()

@@ -3,6 +3,7 @@
 import asyncio
 from datetime import timedelta
 from random import Random
+from typing import Literal
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -10,7 +11,18 @@ import msgspec
 import pytest
 
 from libs.common.clock import SystemClock
-from libs.common.contracts import AttemptFinished, Call, Event, Task, TaskAccepted, TaskFinished, TaskParked, encode
+from libs.common.contracts import (
+    AttemptFinished,
+    Call,
+    Event,
+    TargetChanged,
+    Task,
+    TaskAccepted,
+    TaskFinished,
+    TaskParked,
+    Timing,
+    encode,
+)
 from libs.common.intake import Poison
 from libs.common.postgres import Postgres
 from services.ingest.creation import this_millisecond
@@ -79,6 +91,33 @@ async def test_a_task_and_its_attempts_can_be_read_back(history: History, store:
         "a\N{REPLACEMENT CHARACTER}b",
     )
     assert (second.number, second.response_body) == (2, b"\x00\xff")
+
+
+async def test_the_parts_of_a_call_can_be_read_back(history: History, store: Store) -> None:
+    id_, timing = uuid4(), Timing(queue_ms=4, connect_ms=3, first_byte_ms=14)
+    timed = msgspec.structs.replace(attempted(id_, 1), timing=timing)
+    await history.handle([accepted(id_), timed, attempted(id_, 2)])
+    first, second = await store.attempts(id_)
+    assert first.timing is not None
+    assert msgspec.json.decode(first.timing, type=Timing) == timing
+    assert second.timing is None
+
+
+async def test_the_latest_of_what_a_replica_says_of_a_host_is_kept(history: History, postgres: Postgres) -> None:
+    def changed(state: Literal["open", "closed"], second: int, replica: str = "one") -> TargetChanged:
+        until = NOW + later(second + 5) if state == "open" else None
+        return TargetChanged(
+            host="api.example.com", state=state, changed_at=NOW + later(second), until=until, replica=replica
+        )
+
+    await history.handle([changed("open", 1), changed("closed", 3), changed("open", 2, "two")])
+    await history.handle([changed("open", 2)])
+    async with postgres.acquire() as connection:
+        rows = await connection.fetch("SELECT replica, state, changed_at, open_until FROM target ORDER BY 1")
+    assert [tuple(row) for row in rows] == [
+        ("one", "closed", NOW + later(3), None),
+        ("two", "open", NOW + later(2), NOW + later(7)),
+    ]
 
 
 async def test_a_task_belongs_to_its_project(history: History, store: Store) -> None:

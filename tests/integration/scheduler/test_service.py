@@ -325,7 +325,7 @@ async def test_it_waits_for_its_servers_and_begins_when_they_are_there(
     await scheduler.says("postgres.lost")
     await house.postgres.heal()
     await scheduler.says("connection.failed")
-    assert len(await tables.days()) == 8  # before it consumes
+    assert len(await tables.days()) == 9  # before it consumes
     await house.amqp.heal()
     await broker.creates(task := a_task())
     await broker.gets(task)

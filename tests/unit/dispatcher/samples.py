@@ -8,8 +8,11 @@ import msgspec
 
 from libs.common.contracts import Call, Task, TaskDue, encode
 from services.dispatcher.outcome import Answer
+from services.dispatcher.signature import Signer
 
 NOW = datetime(2027, 3, 1, 9, 0, 0, tzinfo=UTC)
+MASTER_KEY = "m4st3r-k3y-0f-th3-t3sts-0123456789"
+SIGNER = Signer(MASTER_KEY)
 
 
 def a_call(**different: Any) -> Call:

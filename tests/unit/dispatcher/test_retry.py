@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from libs.common.contracts import Call, encode
 from services.dispatcher.outcome import Answer
-from services.dispatcher.retry import RESPONSE_HEADERS_KEPT, Done, Fail, Ladder, Retry, Verdict, retry_after_s
+from services.dispatcher.retry import RESPONSE_HEADERS_KEPT, Done, Fail, Judged, Ladder, Retry, Verdict, retry_after_s
 from tests.unit.dispatcher.samples import NOW, a_call, a_task, an_answer
 
 SCHEDULE_S = (5.0, 15.0, 30.0, 180.0, 3600.0, 7200.0)
@@ -18,7 +18,7 @@ SCHEDULE_S = (5.0, 15.0, 30.0, 180.0, 3600.0, 7200.0)
 
 def decided(
     answer: Answer, call: Call | None = None, *, attempt: int = 1, dice: float = 0.5, now: datetime = NOW
-) -> Verdict:
+) -> Judged:
     call = call or a_call()
     ladder = Ladder(SCHEDULE_S, lambda: dice)
     return ladder.decide(a_task(call, attempt=attempt, hop=7), call, answer, NOW, now, "here")
@@ -176,7 +176,7 @@ def test_the_longest_wait_is_a_day_where_the_receiver_may_ask_for_it() -> None:
 
 
 def test_the_event_is_the_attempts_whole_story() -> None:
-    event = decided(an_answer(200, b"x" * 9000, server="s"), attempt=3).event  # type: ignore[union-attr]
+    event = decided(an_answer(200, b"x" * 9000, server="s"), attempt=3).event
     assert (event.attempt, event.generation, event.hop, event.replica) == (3, 1, 7, "here")
     assert (event.due_at, event.started_at, event.duration_ms) == (NOW, NOW + timedelta(milliseconds=3), 40)
     assert (event.status_code, event.response_headers) == (200, (("server", "s"),))
@@ -187,7 +187,7 @@ def test_an_event_keeps_a_bounded_part_of_the_headers() -> None:
     many = Answer(
         started_at=NOW, duration_ms=1, status_code=200, headers=tuple((f"h{n}", "v" * 8000) for n in range(128))
     )
-    event = decided(many).event  # type: ignore[union-attr]
+    event = decided(many).event
     assert [name for name, _value in event.response_headers] == ["h0", "h1"]
     assert len(encode(event)) < 2 * RESPONSE_HEADERS_KEPT
 

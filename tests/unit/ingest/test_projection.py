@@ -8,7 +8,16 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libs.common.contracts import AttemptFinished, Event, Task, TaskAccepted, TaskConflict, TaskFinished, TaskParked
+from libs.common.contracts import (
+    AttemptFinished,
+    Event,
+    TargetChanged,
+    Task,
+    TaskAccepted,
+    TaskConflict,
+    TaskFinished,
+    TaskParked,
+)
 from services.ingest.projection import FINAL, Batch, in_id_order, lateness_ms, project
 from services.ingest.rows import task_row
 
@@ -100,10 +109,16 @@ def test_the_state_is_that_of_the_latest_hop_until_an_end_and_then_the_best_end(
         rank, is_final = RANKS.index(name), name in FINAL
         return (generation, is_final, *((rank, hop) if is_final else (hop, rank)), name)
 
+    def id_of(event: Event) -> UUID | None:
+        match event:
+            case TaskAccepted():
+                return event.task.id
+            case TargetChanged():
+                return None
+        return event.id
+
     for id_, history in project(given_events).tasks.items():
-        own = [
-            event for event in given_events if (event.task.id if isinstance(event, TaskAccepted) else event.id) == id_
-        ]
+        own = [event for event in given_events if id_of(event) == id_]
         assert history.state.name == max(map(order, own))[-1]
 
 
@@ -155,3 +170,16 @@ def test_the_count_is_the_highest_attempt_and_the_lateness_the_first_ones() -> N
 def test_a_conflict_is_reported_and_changes_no_task() -> None:
     batch = project([TaskConflict(id=IDS[0], project="p", fingerprint="f")])
     assert (len(batch.conflicts), batch.tasks) == (1, {})
+
+
+def changed(second: int, replica: str = "one", host: str = "api.example.com") -> TargetChanged:
+    return TargetChanged(host=host, state="open", changed_at=at(second), replica=replica)
+
+
+@given(st.lists(st.builds(changed, seconds, st.sampled_from(["one", "two"])), max_size=10))
+def test_of_what_a_replica_says_of_a_host_the_latest_is_kept(said: list[TargetChanged]) -> None:
+    kept = project(said).targets
+    for replica in {event.replica for event in said}:
+        latest = max(event.changed_at for event in said if event.replica == replica)
+        assert kept["api.example.com", replica].changed_at == latest
+    assert len(kept) == len({event.replica for event in said})

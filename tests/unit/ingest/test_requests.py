@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from libs.common.contracts import Call, Task, decode_call
+from libs.common.egress import EgressRules
 from services.ingest.creation import Sender, create
 from services.ingest.problems import Problem
 from services.ingest.requests import read_task
@@ -13,10 +14,11 @@ from services.ingest.requests import read_task
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 URL = "https://example.com/hook"
 SENDER = Sender(id=UUID(int=1), project="default", fingerprint="f" * 64, now=NOW)
+EGRESS = EgressRules(["127.0.0.0/8", "::1/128"])
 
 
 def created(**fields: Any) -> Task:
-    return create(read_task(msgspec.json.encode({"url": URL, **fields})), SENDER)
+    return create(read_task(msgspec.json.encode({"url": URL, **fields})), SENDER, EGRESS)
 
 
 def call(**fields: Any) -> Call:
@@ -25,7 +27,7 @@ def call(**fields: Any) -> Call:
 
 def errors(raw: bytes | None = None, **fields: Any) -> list[tuple[str, str]]:
     with pytest.raises(Problem) as caught:
-        create(read_task(msgspec.json.encode({"url": URL, **fields}) if raw is None else raw), SENDER)
+        create(read_task(msgspec.json.encode({"url": URL, **fields}) if raw is None else raw), SENDER, EGRESS)
     assert all(error.detail for error in caught.value.errors)
     return [(error.pointer, error.code) for error in caught.value.errors]
 
@@ -41,7 +43,7 @@ def test_a_url_alone_is_a_post_now_without_a_body() -> None:
     "body", [b'{"b" : 1,  "a":[1.0, 1e2]}', b"[]", b'"text"', b"0", b"false", '{"é":"\\u00e9"}'.encode()]
 )
 def test_a_json_body_keeps_its_bytes(body: bytes) -> None:
-    task = create(read_task(b'{"url":"https://example.com/hook", "body": ' + body + b" }"), SENDER)
+    task = create(read_task(b'{"url":"https://example.com/hook", "body": ' + body + b" }"), SENDER, EGRESS)
     read = decode_call(task.call)
     assert read.body == body
     assert read.headers == (("Content-Type", "application/json"),)
@@ -152,7 +154,9 @@ def test_a_local_time_is_resolved_by_the_rules_of_its_zone(at: str, due_at: str)
         ({"local_time": {"at": "2099-03-28T02:30:00", "timezone": "Europe/Paris"}}, "/local_time/at", "too_far"),
         ({"local_time": {"at": "9999-12-31T23:59:59", "timezone": "America/Lima"}}, "/local_time/at", "too_far"),
         ({"delay": 1, "local_time": {"at": "2027-03-28T02:30:00", "timezone": "UTC"}}, "/local_time", "conflict"),
-        ({"callbacks": {}}, "/callbacks", "not_supported"),
+        ({"callbacks": {"succes": "https://example.com"}}, "/callbacks/succes", "unknown_field"),
+        ({"callbacks": {"failure": "ftp://example.com"}}, "/callbacks/failure", "bad_scheme"),
+        ({"callbacks": {"success": ""}}, "/callbacks/success", "bad_scheme"),
         ({"a/b": 1}, "/a~1b", "unknown_field"),
         ({"method": "TRACE"}, "/method", "wrong_type"),
         ({"url": None}, "/url", "wrong_type"),
@@ -196,7 +200,8 @@ def test_a_url_stays_as_it_was_written(url: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["Host", "content-length", "Transfer-Encoding", "connection", "TE", "Trailer", "upgrade", "Keep-Alive", "Proxy-X",
-     "Webhook-Id", "carillon-attempt", "Idempotency-Key", "Forwarded", "X-Forwarded-For", "Cookie", "Expect"],
+     "Webhook-Id", "webhook-timestamp", "WEBHOOK-SIGNATURE", "carillon-attempt", "Idempotency-Key", "Forwarded",
+     "X-Forwarded-For", "Cookie", "Expect"],
 )  # fmt: skip
 def test_a_header_that_is_ours_or_the_connections_is_refused(name: str) -> None:
     assert errors(headers={name: "x"}) == [(f"/headers/{name}", "reserved")]

@@ -1,0 +1,76 @@
+"""How long does a rung really hold what is put on it? Measured by every task that comes back, and by canaries.
+
+A dead-letter worker that stalls shows nowhere else until the tasks behind it are late. One canary at a time is on each
+rung, whoever sends it; it is told nowhere and may be lost.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+import msgspec
+from aio_pika.abc import AbstractIncomingMessage
+from prometheus_client import Histogram
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from libs.common import topology
+from libs.common.clock import Clock, ceil_to_ms
+from libs.common.contracts import RetryDue, RungCanary, encode
+from libs.common.lifecycle import Fatal, pause
+from libs.common.metrics import REGISTRY
+from libs.common.publisher import NotPublished, Publisher
+from libs.common.redis import RedisAway, translating
+from services.dispatcher.marks import PREFIX
+
+LOOK_EVERY_S = 20.0
+# From the time when a canary should be back to when another is sent.
+LATE_MS = 60_000
+
+ERROR = Histogram(
+    "carillon_dispatcher_rung_error_seconds",
+    "How much longer than it should a rung held a message",
+    ["rung_ms"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+    registry=REGISTRY,
+)
+
+
+_retry_due: msgspec.json.Decoder[RetryDue] = msgspec.json.Decoder(RetryDue)
+
+
+def read_retry_due(raw: bytes, _message: AbstractIncomingMessage) -> RetryDue:
+    return _retry_due.decode(raw)
+
+
+class Canaries:
+    name = "canaries"
+
+    def __init__(self, rungs_ms: Iterable[int], redis: Redis, publisher: Publisher, clock: Clock) -> None:
+        self._rungs_ms = tuple(sorted(rungs_ms))
+        self._redis = redis
+        self._publisher = publisher
+        self._clock = clock
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        while True:
+            for rung_ms in self._rungs_ms:
+                await self._send(rung_ms)
+            if await pause(stopping, LOOK_EVERY_S):
+                return
+
+    def back(self, message: RetryDue) -> None:
+        """A message has come from dispatcher.retry-due."""
+        sent_at = message.sent_at if isinstance(message, RungCanary) else message.emitted_at
+        if message.rung_ms is not None:
+            late_s = (self._clock.now() - sent_at).total_seconds() - message.rung_ms / 1000
+            ERROR.labels(str(message.rung_ms)).observe(max(late_s, 0.0))
+
+    async def _send(self, rung_ms: int) -> None:
+        try:
+            with translating():
+                is_mine = await self._redis.set(f"{PREFIX}canary:{rung_ms}", "", nx=True, px=rung_ms + LATE_MS)
+            if is_mine:
+                canary = RungCanary(rung_ms=rung_ms, sent_at=ceil_to_ms(self._clock.now()))
+                await self._publisher.publish(topology.rung(rung_ms), encode(canary))
+        except (RedisAway, RedisError, Fatal, NotPublished):
+            pass  # the next one tells

@@ -1,0 +1,144 @@
+"""May this attempt be made now? Asked before each call, in this order:
+
+    its target is paused          put off, again and again, until somebody resumes it
+    no turn soon (lanes.py)       put off until its turn is likely
+    the host's breaker is open    put off until it may close, for ten minutes at most
+    the rate limit says later     put off until the moment that is kept for it
+
+Putting off costs a hop, never an attempt: none of it is the task's fault.
+"""
+
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Literal, NamedTuple
+
+from prometheus_client import Counter, Gauge
+
+from libs.common.clock import Clock
+from libs.common.contracts import TargetRule, Task
+from libs.common.metrics import REGISTRY
+from services.dispatcher.breaker import OPEN_FIRST_S, Breaker
+from services.dispatcher.control import Control
+from services.dispatcher.lanes import Lanes
+from services.dispatcher.limiter import Limiter
+from services.dispatcher.outcome import Answer
+
+Reason = Literal["paused", "breaker", "busy", "limit"]
+
+PAUSE_FIRST_S, PAUSE_MAX_S = 1.0, 300.0
+# A dead host must not keep its tasks from ever failing: then the call is made whatever the breaker says.
+BREAKER_PUTS_OFF = timedelta(minutes=10)
+BREAKERS_MAX = 10_000
+_NOT_YET = timedelta(0)
+
+PUT_OFF = Counter("carillon_dispatcher_put_off_total", "Attempts put off, by reason", ["reason"], registry=REGISTRY)
+OPEN = Gauge("carillon_dispatcher_open_breakers", "Hosts whose circuit breaker is not closed", registry=REGISTRY)
+OPENED = Counter("carillon_dispatcher_breaker_opened_total", "Circuit breakers that have opened", registry=REGISTRY)
+
+
+class Later(NamedTuple):
+    """Not now."""
+
+    wait_s: float
+    reason: Reason
+
+
+# What a crash in between leaves behind.
+_UNDECIDED = Later(0.0, "limit")
+
+
+class BreakerChange(NamedTuple):
+    """`for_s`: how long an open one stays so at least."""
+
+    host: str
+    state: Literal["open", "closed"]
+    for_s: float
+
+
+class Gate:
+    """`enter`; when that is None: call, `note` the answer, `leave`."""
+
+    def __init__(
+        self,
+        control: Control,
+        lanes: Lanes,
+        limiter: Limiter,
+        clock: Clock,
+        dice: Callable[[], float] = random.random,
+    ) -> None:
+        self._control = control
+        self._lanes = lanes
+        self._limiter = limiter
+        self._clock = clock
+        self._dice = dice
+        self._breakers: dict[str, Breaker] = {}
+
+    async def enter(self, task: Task, host: str) -> Later | None:
+        """None: make the call now, and `leave` in any case."""
+        later = await self._asked(task, host)
+        if later is not None:
+            PUT_OFF.labels(later.reason).inc()
+        return later
+
+    def note(self, host: str, answer: Answer) -> "BreakerChange | None":
+        """What the call met; says so when that opens or closes the host's breaker."""
+        self._lanes.note(host, answer.duration_ms / 1000)
+        has_failed = _is_failure(answer)
+        if not has_failed and host not in self._breakers:
+            return None  # most hosts never fail, and need none
+        breaker = self._breaker(host)
+        now = self._clock.monotonic()
+        state = breaker.note(now, has_failed=has_failed)
+        if state is None:
+            return None
+        OPENED.inc(state == "open")
+        OPEN.set(sum(each.state != "closed" for each in self._breakers.values()))
+        return BreakerChange(host, state, breaker.wait_s(now))
+
+    def leave(self, host: str) -> None:
+        self._lanes.leave(host)
+
+    async def _asked(self, task: Task, host: str) -> Later | None:
+        rule = self._control.target(task.project, host)
+        put_off = self._clock.now() - task.put_off_since if task.put_off_since else _NOT_YET
+        if rule is not None and rule.is_paused:
+            return Later(min(max(put_off.total_seconds(), PAUSE_FIRST_S), PAUSE_MAX_S), "paused")
+        busy_s = await self._lanes.enter(host)
+        if busy_s is not None:
+            return Later(busy_s, "busy")
+        later: Later | None = _UNDECIDED
+        try:
+            later = self._broken(host, put_off) or await self._limited(task, rule)
+        finally:
+            if later is not None:
+                self._lanes.leave(host)
+        return later
+
+    def _broken(self, host: str, put_off: timedelta) -> Later | None:
+        breaker = self._breakers.get(host)
+        if breaker is None or put_off >= BREAKER_PUTS_OFF:
+            return None
+        wait_s = breaker.wait_s(self._clock.monotonic())
+        # Not all of them at one instant.
+        return Later(wait_s + OPEN_FIRST_S * self._dice(), "breaker") if wait_s else None
+
+    async def _limited(self, task: Task, rule: TargetRule | None) -> Later | None:
+        wait_s = await self._limiter.wait_s(task, rule) if rule else 0.0
+        return Later(wait_s, "limit") if wait_s else None
+
+    def _breaker(self, host: str) -> Breaker:
+        if len(self._breakers) >= BREAKERS_MAX:
+            self._breakers = {host: each for host, each in self._breakers.items() if each.state != "closed"}
+        return self._breakers.setdefault(host, Breaker())
+
+
+def host_of(url: str) -> str:
+    """`host[:port]` of an absolute URL, lower case: what limits and breakers go by."""
+    authority = url.partition("://")[2].partition("/")[0].partition("?")[0].partition("#")[0]
+    return authority.rpartition("@")[2].lower()
+
+
+def _is_failure(answer: Answer) -> bool:
+    """No answer at all. One that answers 503 costs us little, and its tasks climb their own ladders, exactly."""
+    return answer.status_code is None and answer.error != "blocked_address"

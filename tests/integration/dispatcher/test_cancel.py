@@ -1,0 +1,150 @@
+"""A task that is cancelled while the dispatcher has it: between two calls, during one, and after its end."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aio_pika.abc import AbstractConnection
+from redis.asyncio import Redis
+
+from libs.common import topology
+from libs.common.asking import Asked, Replier
+from libs.common.clock import SystemClock
+from libs.common.contracts import AttemptFinished, CancelAnswer, CancelTask, Task, TaskFinished
+from libs.common.ids import new_id
+from libs.common.redis import redis_client
+from services.dispatcher.commands import Commands
+from services.dispatcher.control import Control
+from services.dispatcher.outlet import Outlet
+from services.dispatcher.retry import Expire
+from tests.integration.dispatcher.rig import Dispatcher, FakeCaller, Tap, dispatcher
+from tests.integration.rig import until
+from tests.unit.dispatcher.samples import NOW, a_call, a_task, an_answer
+
+UNAVAILABLE = an_answer(503)
+
+
+class Answers(Replier):
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+
+    async def reply(self, _asked: Asked[Any], answer: Any) -> None:
+        self.heard.append(answer)
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    client = redis_client(redis_url)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def events(amqp: AbstractConnection) -> Tap:
+    return await Tap(amqp, topology.INGEST_HISTORY).open()
+
+
+@pytest.fixture
+async def fallback(amqp: AbstractConnection) -> Tap:
+    return await Tap(amqp, topology.FALLBACK).open()
+
+
+async def cancelled(made: Dispatcher, redis: Redis, task: Task) -> str:
+    """What the asker hears."""
+    answers, clock = Answers(), SystemClock()
+    commands = Commands(Control(redis), made.marks, Outlet(made.publisher, clock, "one"), answers, clock)
+    command = CancelTask(id=task.id, project=task.project, command_id=new_id(), generation=task.generation)
+    await commands.handle(Asked(command, "somebody", "1"))
+    [answer] = answers.heard
+    assert isinstance(answer, CancelAnswer)
+    assert (answer.command_id, answer.id) == (command.command_id, task.id)
+    return answer.result
+
+
+async def test_a_task_that_waits_on_its_rung_is_not_called_again(
+    amqp_url: str, redis_url: str, redis: Redis, events: Tap, fallback: Tap
+) -> None:
+    caller, task = FakeCaller([UNAVAILABLE]), a_task()
+    async with dispatcher(amqp_url, redis_url, caller) as made:
+        await made.due(task)
+        await caller.called(1)
+        await until("its outcome to be told", lambda: len(events.items) == 1)
+        assert await cancelled(made, redis, task) == "cancelled"
+        await until("the rung to give it back", lambda: len(events.items) == 3)
+    assert len(caller.requests) == 1
+    assert [event.state for event in events.of(TaskFinished)] == ["cancelled", "cancelled"]
+    assert fallback.items == []
+
+
+async def test_a_repeated_cancel_gets_the_same_answer(amqp_url: str, redis_url: str, redis: Redis, events: Tap) -> None:
+    task = a_task()
+    async with dispatcher(amqp_url, redis_url, FakeCaller()) as made:
+        assert [await cancelled(made, redis, task) for _ in range(2)] == ["cancelled"] * 2
+        await events.has(2)
+
+
+@pytest.mark.parametrize("answer", [UNAVAILABLE, an_answer(410), an_answer(error="timeout", status=None)])
+async def test_a_call_under_way_that_does_not_succeed_is_the_last(
+    amqp_url: str, redis_url: str, redis: Redis, events: Tap, fallback: Tap, answer: Any
+) -> None:
+    caller, task = FakeCaller([answer], gate=asyncio.Event()), a_task()
+    async with dispatcher(amqp_url, redis_url, caller) as made:
+        await made.due(task)
+        await caller.called(1)
+        assert await cancelled(made, redis, task) == "in-flight"
+        assert caller.gate
+        caller.gate.set()
+        await events.has(2)
+        await asyncio.sleep(0.4)  # longer than the rung it would have been on
+    assert len(caller.requests) == 1
+    [attempt], [end] = events.of(AttemptFinished), events.of(TaskFinished)
+    assert (attempt.outcome, attempt.next_attempt_at, end.state) == ("failed", None, "cancelled")
+    assert fallback.items == [], "nobody wants to hear of it any more"
+
+
+async def test_a_call_under_way_that_succeeds_has_succeeded(
+    amqp_url: str, redis_url: str, redis: Redis, events: Tap
+) -> None:
+    caller, task = FakeCaller(gate=asyncio.Event()), a_task()
+    async with dispatcher(amqp_url, redis_url, caller) as made:
+        await made.due(task)
+        await caller.called(1)
+        assert await cancelled(made, redis, task) == "in-flight"
+        assert caller.gate
+        caller.gate.set()
+        await events.has(1)
+    assert events.of(AttemptFinished)[0].outcome == "succeeded"
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+@pytest.mark.parametrize("answer", [an_answer(200), an_answer(410)])
+async def test_what_has_ended_cannot_be_cancelled(
+    amqp_url: str, redis_url: str, redis: Redis, events: Tap, answer: Any, attempt: int
+) -> None:
+    task = a_task(attempt=attempt)
+    async with dispatcher(amqp_url, redis_url, FakeCaller([answer])) as made:
+        await made.due(task)
+        await until("it to be settled", lambda: _is_settled(redis))
+        assert await cancelled(made, redis, task) == "ended"
+    assert events.of(TaskFinished) == []
+
+
+async def test_the_next_generation_is_called(amqp_url: str, redis_url: str, redis: Redis, events: Tap) -> None:
+    caller, task = FakeCaller(), a_task()
+    async with dispatcher(amqp_url, redis_url, caller) as made:
+        await cancelled(made, redis, task)
+        await made.due(a_task(id=task.id, generation=2))
+        await caller.called(1)
+        await events.has(2)
+
+
+async def test_a_verdict_that_was_not_told_is_in_flight(amqp_url: str, redis_url: str, redis: Redis) -> None:
+    task = a_task(a_call())
+    async with dispatcher(amqp_url, redis_url, FakeCaller()) as made:
+        await made.marks.tell(task, Expire(NOW))
+        assert await cancelled(made, redis, task) == "in-flight"
+
+
+async def _is_settled(redis: Redis) -> bool:
+    return b"e" in await redis.mget(await redis.keys("carillon:dispatcher:attempt:*"))
