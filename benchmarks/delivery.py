@@ -40,9 +40,14 @@ from libs.common.clock import to_ms
 
 FOLDER = Path(".local") / "delivery"
 RUNGS_S = (1.0, 2.0, 5.0)
-LEAD_S = 5.0
+# Beyond the horizon: a scheduler knows what is due within it by its accepts, and nobody else writes its table.
+HORIZON_S, LEAD_S = 10, 15.0
 PAIRS = 5
-SETTINGS = {"CARILLON_RETRY_SCHEDULE_S": ",".join(f"{rung_s:g}" for rung_s in RUNGS_S), "CARILLON_LOG_LEVEL": "warning"}
+SETTINGS = {
+    "CARILLON_RETRY_SCHEDULE_S": ",".join(f"{rung_s:g}" for rung_s in RUNGS_S),
+    "CARILLON_HORIZON_S": str(HORIZON_S),
+    "CARILLON_LOG_LEVEL": "warning",
+}
 
 
 def main() -> int:
@@ -125,8 +130,9 @@ async def dead(stack: PrivateStack, sink: SinkProcess) -> None:
 async def rolling(stack: PrivateStack, sink: SinkProcess) -> None:
     per_s, seconds = 500, 40
     due_ms = await insert(stack, per_s * seconds, _in(LEAD_S), 1000 / per_s, f"{sink.url}/called")
+    await asyncio.sleep(LEAD_S)
     for number in (1, 2):
-        await asyncio.sleep(LEAD_S + 6)
+        await asyncio.sleep(10)
         pid = _pid(stack, replica_name("dispatcher", number))
         os.kill(pid, signal.SIGTERM)
         say(f"rolling    dispatcher {number} asked to stop at {time.strftime('%X')}")

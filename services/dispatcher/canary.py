@@ -25,6 +25,7 @@ from services.dispatcher.marks import PREFIX
 LOOK_EVERY_S = 20.0
 # From the time when a canary should be back to when another is sent.
 LATE_MS = 60_000
+FLOW_S = 5.0
 
 ERROR = Histogram(
     "carillon_dispatcher_rung_error_seconds",
@@ -67,10 +68,12 @@ class Canaries:
 
     async def _send(self, rung_ms: int) -> None:
         try:
+            async with asyncio.timeout(FLOW_S):
+                await self._publisher.flowing()
             with translating():
                 is_mine = await self._redis.set(f"{PREFIX}canary:{rung_ms}", "", nx=True, px=rung_ms + LATE_MS)
             if is_mine:
                 canary = RungCanary(rung_ms=rung_ms, sent_at=ceil_to_ms(self._clock.now()))
                 await self._publisher.publish(topology.rung(rung_ms), encode(canary))
-        except (RedisAway, RedisError, Fatal, NotPublished):
+        except (RedisAway, RedisError, Fatal, NotPublished, TimeoutError):
             pass  # the next one tells

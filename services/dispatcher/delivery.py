@@ -53,11 +53,11 @@ class Delivery:
             return await self._outlet.put_off(task, due.due_at, later.wait_s, later.reason)
         try:
             verdict = await self._verdict(task, call, due, host)
-            if verdict is not None:
-                await self._outlet.publish(task, call, verdict)
-                await self._marks.settle(task, verdict, self._ladder.longest_wait_s(call))
         finally:
-            self._gate.leave(host)  # not before: outcomes that cannot be told must hold up new calls
+            self._gate.leave(host)
+        if verdict is not None:
+            await self._outlet.publish(task, call, verdict)
+            await self._marks.settle(task, verdict, self._ladder.longest_wait_s(call))
 
     async def _verdict(self, task: Task, call: Call, due: TaskDue, host: str) -> Verdict | None:
         """None when somebody else sees to the attempt, or has."""
@@ -81,13 +81,14 @@ class Delivery:
         """A bug gives the claim back: an item that waits for it on a rung loses its count of crashes there."""
         try:
             verdict, answer = await self._attempts.make(task, call, due)
+            change = None if answer is None else self._gate.note(host, answer)
             if isinstance(verdict, Retry | Fail) and await self._marks.is_cancelled(task):
                 verdict = cancelled_meanwhile(verdict, self._clock.now())
             await self._marks.tell(task, verdict)
         except Exception:
             await self._marks.release(task)
             raise
-        if answer is not None and (change := self._gate.note(host, answer)):
+        if change is not None:
             await self._outlet.breaker_changed(change)
         return verdict
 

@@ -17,10 +17,10 @@ from libs.common.intake import NotBegun
 from libs.common.metrics import REGISTRY
 
 # How long a task may expect to wait here, and how long it does when the expectation was wrong.
-ROOM_S = 0.2
-STAY_S = 0.5
+ROOM_S = 1.0
+STAY_S = 1.5
 AWAY_MAX_S = 300.0
-# Until a host has shown how long its calls take.
+# Until a host has shown how long its calls take. Till then few wait for it: it may be dead.
 GUESS_S = 0.1
 LEARNING = 0.2
 LANES_MAX = 10_000
@@ -32,6 +32,7 @@ FULL = Gauge("carillon_dispatcher_hosts_at_limit", "Hosts with as many calls as 
 @dataclass(slots=True)
 class _Lane:
     mean_s: float = GUESS_S
+    is_known: bool = False
     calls: int = 0
     moved_at: float = 0.0
     """When a call last ended, or the first of them began."""
@@ -81,14 +82,16 @@ class Lanes:
         if not lane.waiting and self._take(lane):
             return None
         is_full = lane.calls >= self._per_host
-        if is_full and self._expected_s(lane) > ROOM_S:
+        if is_full and not self._has_room(lane):
             return self._away_s(lane)
         return await self._wait(host, lane, STAY_S if is_full else None)
 
     def note(self, host: str, took_s: float) -> None:
-        """How long a call took."""
+        """How long a call took that has just ended."""
         lane = self._lanes[host]
+        lane.moved_at = self._monotonic()
         lane.mean_s += LEARNING * (took_s - lane.mean_s)
+        lane.is_known = True
 
     def leave(self, host: str) -> None:
         lane = self._lanes[host]
@@ -158,8 +161,10 @@ class Lanes:
         """From one turn of a full lane to the next: by its calls so far, or by how long it has not moved at all."""
         return max(lane.mean_s, self._monotonic() - lane.moved_at) / self._per_host
 
-    def _expected_s(self, lane: _Lane) -> float:
-        return (len(lane.waiting) + 1) * self._step_s(lane)
+    def _has_room(self, lane: _Lane) -> bool:
+        if not lane.is_known and len(lane.waiting) >= self._per_host / 2:
+            return False
+        return (len(lane.waiting) + 1) * self._step_s(lane) <= ROOM_S
 
     def _away_s(self, lane: _Lane) -> float:
         now, step_s = self._monotonic(), self._step_s(lane)

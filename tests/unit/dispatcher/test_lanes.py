@@ -112,15 +112,27 @@ async def test_who_would_wait_long_is_sent_away_until_its_turn_is_likely() -> No
     lanes_of_a = 2
     await entered(lanes, "a", lanes_of_a)
     for _ in range(60):
-        lanes.note("a", 1.0)  # a call takes a second, so there is a turn each half second
+        lanes.note("a", 4.0)  # a call takes four seconds, so there is a turn each two
     aways = [await lanes.enter("a") for _ in range(4)]
-    assert aways == pytest.approx([0.5, 1.0, 1.5, 2.0], rel=0.01)
+    assert aways == pytest.approx([2.0, 4.0, 6.0, 8.0], rel=0.01)
+
+
+async def test_few_wait_for_a_host_that_has_answered_nobody_yet() -> None:
+    lanes = the_lanes(100, 4)
+    await entered(lanes, "a", 4)
+    async with waiting(lanes, "a", "a") as tasks:
+        assert await lanes.enter("a") is not None
+        assert not any(task.done() for task in tasks)
+        lanes.note("a", 0.01)
+        async with waiting(lanes, "a") as another:
+            assert not another[0].done()
 
 
 async def test_who_comes_while_some_wait_here_is_told_a_time_after_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes_module, "ROOM_S", 2 * GUESS_S)
     lanes = the_lanes(10, 1)
     await entered(lanes, "a", 1)
+    lanes.note("a", GUESS_S)
     async with waiting(lanes, "a", "a") as tasks:
         assert not any(task.done() for task in tasks)
         assert await lanes.enter("a") == pytest.approx(3 * GUESS_S)
@@ -158,6 +170,7 @@ async def test_who_has_waited_here_in_vain_goes_away_and_its_place_is_skipped(mo
 async def test_a_cancelled_one_gives_its_turn_to_the_next() -> None:
     lanes = the_lanes(10, 1)
     await entered(lanes, "a", 1)
+    lanes.note("a", GUESS_S)
     async with waiting(lanes, "a", "a") as tasks:
         tasks[0].cancel()
         await turns_over()
@@ -170,6 +183,7 @@ async def test_a_cancelled_one_gives_its_turn_to_the_next() -> None:
 async def test_one_that_is_cancelled_with_its_turn_just_given_gives_it_on() -> None:
     lanes = the_lanes(10, 1)
     await entered(lanes, "a", 1)
+    lanes.note("a", GUESS_S)
     async with waiting(lanes, "a", "a") as tasks:
         lanes.leave("a")  # the turn is given, and the task has not yet run
         tasks[0].cancel()
