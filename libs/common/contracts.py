@@ -301,9 +301,11 @@ class TaskConflict(Message, frozen=True, kw_only=True, tag="TaskConflict.1"):
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Parts of one call, milliseconds; None for what did not happen (a connection used again has no `connect_ms`).
+    """Where the time of a call went, one phase after the other; None for a phase that was not needed or not reached.
 
-    `queue_ms`: from when the attempt was due to its start. `first_byte_ms`: from the request sent to the answer's head.
+    `queue_ms` is from when the attempt was due to its start. `dns_ms` and `connect_ms` are None on a kept connection,
+    `dns_ms` also when the address was known, `tls_ms` without TLS. `first_byte_ms` counts from the request sent to the
+    first byte of its answer, interim ones included.
     """
 
     queue_ms: int | None = None

@@ -28,7 +28,11 @@ class Request(NamedTuple):
 
 class Caller(Protocol):
     async def call(self, request: Request) -> Answer:
-        """Send it and read the answer. A failure is an `Answer` with an `error`, never an exception."""
+        """Send it and read the answer. A failure is an `Answer` with an `error`, never an exception.
+
+        Sent once; but what is idempotent (RFC 9110 section 9.2.2) is sent again, on a new connection, when a kept one
+        ended before a byte of an answer came.
+        """
 
 
 def request_of(task: Task, call: Call, attempts_max: int, now: datetime, signer: Signer) -> Request:

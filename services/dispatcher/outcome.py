@@ -16,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-from libs.common.contracts import Call
+from libs.common.contracts import Call, Timing
 
 ErrorClass = Literal[
     "dns", "connect", "tls", "timeout", "disconnected", "protocol", "blocked_address",  # no answer came
@@ -24,19 +24,6 @@ ErrorClass = Literal[
 ]  # fmt: skip
 
 STATUS_GONE = 410
-
-
-class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the time of a call went, one phase after the other; None for a phase that was not needed or not reached.
-
-    `dns_ms` and `connect_ms` are None on a kept connection, `dns_ms` also when the address was known, `tls_ms` without
-    TLS. `first_byte_ms` counts from the request sent to the first byte of its answer, interim ones included.
-    """
-
-    dns_ms: int | None = None
-    connect_ms: int | None = None
-    tls_ms: int | None = None
-    first_byte_ms: int | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -150,7 +150,12 @@ def _event(
         response_headers=_first_headers(answer.headers),
         response_body=answer.body[:RESPONSE_BODY_KEPT],
         replica=replica,
+        timing=msgspec.structs.replace(answer.timing, queue_ms=_queue_ms(answer, due_at)),
     )
+
+
+def _queue_ms(answer: Answer, due_at: datetime) -> int:
+    return max(round((answer.started_at - due_at) / timedelta(milliseconds=1)), 0)
 
 
 def _first_headers(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:

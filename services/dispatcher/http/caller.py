@@ -7,6 +7,7 @@ from aiohttp.abc import AbstractResolver
 from aiohttp.resolver import DefaultResolver
 
 from libs.common.clock import Clock, ceil_to_ms
+from libs.common.contracts import Timing
 from services.dispatcher.caller import CONNECT_TIMEOUT_S, Request
 from services.dispatcher.guard import Egress
 from services.dispatcher.http.connection import Connection, Reply
@@ -16,7 +17,7 @@ from services.dispatcher.http.pool import Pool
 from services.dispatcher.http.proxy import proxy_of
 from services.dispatcher.http.request_head import bytes_of
 from services.dispatcher.http.target import Origin, target_of
-from services.dispatcher.outcome import Answer, Timing
+from services.dispatcher.outcome import Answer
 
 # RFC 9110 section 9.2.2. Only these may be sent again after a kept connection died under them (RFC 9112 section
 # 9.3.1): whether the receiver had acted on a POST is not known, so that is an attempt, and the ladder repeats it.

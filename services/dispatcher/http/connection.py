@@ -16,6 +16,7 @@ from services.dispatcher.caller import BODY_READ_MAX
 from services.dispatcher.http.failure import CallFailed
 from services.dispatcher.outcome import ErrorClass
 
+# Looked at after each read or part of one: what is whole by then may be up to twice as long.
 HEAD_BYTES_MAX = 64 * 1024
 HEADERS_MAX = 256
 # All that a body brings with it: of chunks of one byte, five sixths are framing.
@@ -90,7 +91,7 @@ class Connection(asyncio.Protocol):
             for part in (data,) if len(data) <= HEAD_BYTES_MAX else _parts(data):
                 self._received += len(part)
                 self._parser.feed_data(part)
-                if self._received > HEAD_BYTES_MAX:
+                if self._received >= HEAD_BYTES_MAX:
                     self._check_size()
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._is_reusable = False
@@ -131,7 +132,7 @@ class Connection(asyncio.Protocol):
             raise ValueError(f"more than {HEADERS_MAX} headers")
         self._status = status
         self._is_head_read = True
-        if self._is_head or status == SWITCHING_PROTOCOLS:
+        if self._is_head:
             self._is_complete = True  # not reusable: the parser would wait for a body
 
     def on_body(self, part: bytes) -> None:

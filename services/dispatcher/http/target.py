@@ -53,7 +53,7 @@ def target_of(url: str) -> Target:
 
 def is_odd_address(host: str) -> bool:
     """`127.1`, `0x7f.1` and `2130706433` are addresses to some and names to others; DNS knows no such name."""
-    if not _NUMBER.fullmatch(host.rpartition(".")[2]):
+    if ":" in host or not _NUMBER.fullmatch(host.rpartition(".")[2]):
         return False
     try:
         IPv4Address(host)

@@ -52,7 +52,7 @@ def test_an_address_in_another_spelling_is_odd(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["127.0.0.1", "a.example", "1.example", "::1", "fe80::1%eth0", "0xdead.example", "3com"]
+    "host", ["127.0.0.1", "a.example", "1.example", "::1", "::ffff:192.0.2.1", "fe80::1%eth0", "0xdead.example", "3com"]
 )
 def test_a_name_or_a_plain_address_is_not(host: str) -> None:
     assert not is_odd_address(host)

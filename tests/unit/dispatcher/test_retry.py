@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libs.common.contracts import Call, encode
+from libs.common.contracts import Call, Timing, encode
 from services.dispatcher.outcome import Answer
 from services.dispatcher.retry import RESPONSE_HEADERS_KEPT, Done, Fail, Judged, Ladder, Retry, Verdict, retry_after_s
 from tests.unit.dispatcher.samples import NOW, a_call, a_task, an_answer
@@ -181,6 +181,11 @@ def test_the_event_is_the_attempts_whole_story() -> None:
     assert (event.due_at, event.started_at, event.duration_ms) == (NOW, NOW + timedelta(milliseconds=3), 40)
     assert (event.status_code, event.response_headers) == (200, (("server", "s"),))
     assert event.response_body == b"x" * 8192
+
+
+def test_the_event_says_where_the_time_went() -> None:
+    answer = msgspec.structs.replace(an_answer(200), timing=Timing(connect_ms=3, first_byte_ms=14))
+    assert decided(answer).event.timing == Timing(queue_ms=3, connect_ms=3, first_byte_ms=14)
 
 
 def test_an_event_keeps_a_bounded_part_of_the_headers() -> None:
