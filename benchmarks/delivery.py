@@ -1,10 +1,12 @@
 """`python -m benchmarks.delivery`: the dispatcher's promises, measured on a stack of its own.
 
-    python -m benchmarks.delivery [ladder restart dead rolling]
+    python -m benchmarks.delivery [ladder restart dead herd rolling]
 
     ladder    500 failing tasks over rungs of 1, 2 and 5 s: how much later than exactly each call comes
     restart   the same with the broker killed in the middle: the longest wait after it is back
-    dead      300 tasks/s to a healthy host, with and without 10,000 to one whose connects time out, five pairs
+    dead      300 tasks/s to a healthy host for 20 s, with and without 10,000 in that time to one whose connects time
+              out, five pairs
+    herd      the same with the 10,000 due at one instant
     rolling   two dispatchers at 500 tasks/s, each restarted in turn by SIGTERM: what is lost or called twice
 
 Tasks are put into the scheduler's table by SQL. What it prints it measured, on this machine, now.
@@ -43,6 +45,7 @@ RUNGS_S = (1.0, 2.0, 5.0)
 # Beyond the horizon: a scheduler knows what is due within it by its accepts, and nobody else writes its table.
 HORIZON_S, LEAD_S = 10, 15.0
 PAIRS = 5
+EACH = ("ladder", "restart", "dead", "herd", "rolling")
 SETTINGS = {
     "CARILLON_RETRY_SCHEDULE_S": ",".join(f"{rung_s:g}" for rung_s in RUNGS_S),
     "CARILLON_HORIZON_S": str(HORIZON_S),
@@ -56,18 +59,16 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("scenarios", nargs="*", choices=["ladder", "restart", "dead", "rolling", []])
+    parser.add_argument("scenarios", nargs="*", choices=[*EACH, []])
     parser.add_argument("--port-offset", type=int, default=3100, help="added to every port (%(default)s)")
     options = parser.parse_args()
-    scenarios = options.scenarios or ["ladder", "restart", "dead", "rolling"]
-    load_before = load_average()
+    chosen = options.scenarios or EACH
+    load_before, port = load_average(), options.port_offset
     try:
-        for replicas, some in ((1, [name for name in scenarios if name != "rolling"]), (2, ["rolling"])):
-            if set(some) & set(scenarios):
-                with private_stack(
-                    FOLDER, port_offset=options.port_offset, replicas=replicas, settings=SETTINGS
-                ) as stack:
-                    asyncio.run(measure(stack, [name for name in some if name in scenarios], load_before))
+        for replicas, names in ((1, EACH[:-1]), (2, EACH[-1:])):
+            if some := [name for name in names if name in chosen]:
+                with private_stack(FOLDER, port_offset=port, replicas=replicas, settings=SETTINGS) as stack:
+                    asyncio.run(measure(stack, some, load_before))
     except (StackError, Stuck) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -85,6 +86,7 @@ async def measure(stack: PrivateStack, scenarios: list[str], load_before: float)
         "ladder": ladder,
         "restart": restart,
         "dead": dead,
+        "herd": herd,
         "rolling": rolling,
     }
     async with aiohttp.ClientSession() as session:
@@ -115,16 +117,24 @@ async def restart(stack: PrivateStack, sink: SinkProcess) -> None:
 
 
 async def dead(stack: PrivateStack, sink: SinkProcess) -> None:
+    await _beside_a_dead_one(stack, sink, "dead", step_ms=2.0)
+
+
+async def herd(stack: PrivateStack, sink: SinkProcess) -> None:
+    await _beside_a_dead_one(stack, sink, "herd", step_ms=0.0)
+
+
+async def _beside_a_dead_one(stack: PrivateStack, sink: SinkProcess, name: str, step_ms: float) -> None:
     ratios = []
     for pair in range(PAIRS):
         p99 = {}
         for is_dead in (False, True) if pair % 2 else (True, False):
             with _dead_host() as url:
-                p99[is_dead] = await _healthy_p99(stack, sink, url if is_dead else None)
+                p99[is_dead] = await _healthy_p99(stack, sink, url if is_dead else None, step_ms)
             await _clean(stack)
         ratios.append(p99[True] / p99[False])
-        say(f"dead       pair {pair + 1}: p99 {p99[False]:.1f} ms without, {p99[True]:.1f} ms with: {ratios[-1]:.2f}")
-    say(f"dead       median of {PAIRS} pairs: {statistics.median(ratios):.2f}")
+        say(f"{name}       pair {pair + 1}: p99 {p99[False]:.1f} ms without, {p99[True]:.1f} ms with: {ratios[-1]:.2f}")
+    say(f"{name}       median of {PAIRS} pairs: {statistics.median(ratios):.2f}")
 
 
 async def rolling(stack: PrivateStack, sink: SinkProcess) -> None:
@@ -163,13 +173,14 @@ async def _climbed(stack: PrivateStack, sink: SinkProcess) -> dict[str, list[int
     return times
 
 
-async def _healthy_p99(stack: PrivateStack, sink: SinkProcess, dead_url: str | None) -> float:
+async def _healthy_p99(stack: PrivateStack, sink: SinkProcess, dead_url: str | None, step_ms: float) -> float:
     per_s, seconds = 300, 20
     start = _in(LEAD_S)
     before = await sink.count()
     due_ms = await insert(stack, per_s * seconds, start, 1000 / per_s, f"{sink.url}/called")
     if dead_url is not None:
-        await insert(stack, 10_000, start + timedelta(seconds=4), 0, dead_url, schedule_s=())
+        first_at = start if step_ms else start + timedelta(seconds=seconds / 4)
+        await insert(stack, 10_000, first_at, step_ms, dead_url, schedule_s=())
     await reach("healthy tasks called", before + len(due_ms), sink.count)
     late = sorted(at - due_ms[id_] for id_, at in await sink.calls() if id_ in due_ms)
     return max(late[int(len(late) * 0.99)], 1)

@@ -12,6 +12,7 @@ redelivered by the broker. `consumer.py` decides how many items are handled at a
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -33,7 +34,9 @@ CRASH_PAUSE_S = 0.5
 # The broker counts a delivery each time it comes back; the third time a packed message is taken apart.
 UNPACK_AT_REDELIVERIES = 2
 # A consumer that has just connected may hold a message that kills it: begin small, so that few neighbours count too.
+# What kills does so at once; messages that are only slow must not hold up the rest for longer than this.
 FIRST_PREFETCH = 8
+FIRST_S = 2.0
 CANCEL_TIMEOUT_S = 5.0
 # The broker closes a channel that holds a delivery for 30 minutes and counts all of it; be first, and once.
 HOLD_MAX_S = 600.0
@@ -134,7 +137,8 @@ class Intake(Generic[M]):
         self._source: AbstractQueue | None = None
         self._tag: str | None = None
         self._subscribing = asyncio.Lock()
-        self._settled_since_open = 0
+        self._settled = 0
+        self._first_settled = asyncio.Event()
         self._widening: asyncio.Task[None] | None = None
         self._aside: set[asyncio.Task[None]] = set()
         self._emptied = asyncio.Event()
@@ -151,11 +155,11 @@ class Intake(Generic[M]):
         underlay.on_consumer_cancel_callbacks.add(lambda _frame: lost.set())  # its queue was deleted
         self._source = await channel.get_queue(self.queue, ensure=False)
         self._channel, self._tag = channel, None
-        self._settled_since_open = 0
         if self._held_too_long:
             self._widening = asyncio.create_task(self._consume_when_empty())
         else:
-            await self._consume(min(FIRST_PREFETCH, self._prefetch))
+            await self._begin_small()
+            self._widening = asyncio.create_task(self._widen_soon())
 
     def closed(self) -> None:
         """What waits unstarted comes again by redelivery; what is in a handler goes on to its end."""
@@ -192,9 +196,20 @@ class Intake(Generic[M]):
         await self._emptied.wait()
         self._held_too_long = False
         with link_may_be_gone():
-            await self._consume(min(FIRST_PREFETCH, self._prefetch))
+            await self._begin_small()
+            await self._widen_soon()
 
-    async def _widen(self) -> None:
+    async def _begin_small(self) -> None:
+        self._settled = 0
+        self._first_settled.clear()
+        await self._consume(min(FIRST_PREFETCH, self._prefetch))
+
+    async def _widen_soon(self) -> None:
+        if self._prefetch <= FIRST_PREFETCH:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_S):
+                await self._first_settled.wait()
         with link_may_be_gone():
             await self._consume(self._prefetch)
 
@@ -310,9 +325,9 @@ class Intake(Generic[M]):
                 raise
             STALE.labels(self.queue).inc()  # it will come again; handlers absorb that
         else:
-            self._settled_since_open += 1
-            if self._settled_since_open == FIRST_PREFETCH < self._prefetch:
-                self._widening = asyncio.create_task(self._widen())
+            self._settled += 1
+            if self._settled == FIRST_PREFETCH:
+                self._first_settled.set()
         self.drop(delivery)
 
     def leave(self, delivery: Delivery) -> None:
