@@ -398,6 +398,20 @@ async def test_a_stop_while_the_prefetch_is_being_widened_takes_nothing_new(
 # --- how much is taken
 
 
+async def test_eight_slow_messages_after_a_start_hold_up_the_rest_for_a_moment_only(
+    amqp_url: str, amqp: AbstractConnection, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "FIRST_S", 0.2)
+    handler = Handler()
+    handler.gate.clear()
+    await put(amqp, TASKS, *(b"[%d]" % number for number in range(12)))
+    async with consuming(amqp_url, one_by_one(TASKS, handler, publisher, slots=asyncio.Semaphore(100))) as running:
+        await handler.has_begun(*range(12))
+        running.stopping.set()
+        handler.gate.set()
+        await running.ended()
+
+
 async def test_a_consumer_begins_with_eight_messages_and_takes_the_rest_when_they_are_settled(
     amqp_url: str, amqp: AbstractConnection, publisher: Publisher
 ) -> None:
