@@ -217,7 +217,8 @@ async def fill(stack: PrivateStack, count: int, spread: timedelta) -> float:
             row[-1],
             timeout=3600,
         )
-        await connection.execute("ANALYZE scheduler.task", timeout=600)
+        await connection.execute("VACUUM (ANALYZE) scheduler.task", timeout=1200)
+        await connection.execute("CHECKPOINT", timeout=1200)
         size: int = await connection.fetchval("SELECT pg_total_relation_size('scheduler.task')")
         return size / count
     finally:

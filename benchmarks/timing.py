@@ -147,17 +147,17 @@ async def replica_cost(stack: PrivateStack, count: int, per_s: int = 500, second
 
 
 async def pending(stack: PrivateStack, count: int) -> None:
-    await spread(stack, 500, 20, "empty")
+    await spread(stack, 500, 30, "empty")
     await empty(stack)
     begun = time.monotonic()
     row_bytes = await fill(stack, count, timedelta(days=365))
     say(f"pending    {count} rows in {time.monotonic() - begun:.0f} s, {row_bytes:.0f} bytes each with indexes")
     due_at = datetime.now(UTC) + timedelta(seconds=LEAD_S + 2)
-    await insert(stack, 10_000, due_at, 2)
+    await insert(stack, 15_000, due_at, 2)
     async with sink(stack) as taken:
         with schedulers(stack) as running:
             ready_s = await running.ready(running.start())
-            await taken.has(10_000, 90)
+            await taken.has(15_000, 90)
             say(f"pending    ready after {ready_s:.2f} s, RSS {_rss(running)}; 500/s: {_lateness(taken)}")
             say(f"           confirmed within {await running.confirmed(0)}")
 
