@@ -276,13 +276,6 @@ class TaskDue(Message, frozen=True, kw_only=True, tag="TaskDue.1"):
     rung_ms: int | None = None
 
 
-class RungCanary(Message, frozen=True, kw_only=True, tag="RungCanary.1"):
-    """dispatcher -> itself, by a rung: how long does it really hold a message?"""
-
-    rung_ms: int
-    sent_at: datetime
-
-
 # --- carillon.events ------------------------------------------------------------------------------------------------
 
 
@@ -426,11 +419,10 @@ ScheduleCommand = PutSchedule | ChangeSchedule | ListSchedules
 SchedulerCommand = TaskCommand | ScheduleCommand
 SchedulerAnswer = TaskAnswer | ScheduleAnswer | ScheduleList
 DispatcherCommand = SetControl | CancelTask
-RetryDue = TaskDue | RungCanary
 DispatcherAnswer = ControlAnswer | CancelAnswer
 Command = SchedulerCommand | DispatcherCommand
 Answer = SchedulerAnswer | DispatcherAnswer
-AnyMessage = CreateTask | ReturnTask | Command | Answer | TaskDue | RungCanary | Event | FallbackEntry | DigestPage
+AnyMessage = CreateTask | ReturnTask | Command | Answer | TaskDue | Event | FallbackEntry | DigestPage
 
 _encoder = msgspec.json.Encoder()
 _call_decoder = msgspec.json.Decoder(Call)

@@ -15,7 +15,7 @@ from libs.common.asking import Replier, asked_decoder
 from libs.common.clock import SystemClock
 from libs.common.connection import Link
 from libs.common.consumer import ItemConsumer
-from libs.common.contracts import DispatcherCommand, RetryDue, TaskDue
+from libs.common.contracts import DispatcherCommand, TaskDue
 from libs.common.intake import Intake, decoder
 from libs.common.lifecycle import Worker, run, run_until_stopped
 from libs.common.logs import configure_logs
@@ -26,7 +26,7 @@ from libs.common.settings import load
 from libs.common.tracing import tracing
 from libs.common.version import VERSION
 from services.dispatcher.attempt import Attempts
-from services.dispatcher.canary import Canaries, read_retry_due
+from services.dispatcher.canary import Canaries
 from services.dispatcher.commands import Commands
 from services.dispatcher.control import Control
 from services.dispatcher.delivery import Delivery
@@ -98,16 +98,15 @@ def _consumers(
 ) -> list[Worker]:
     """Of what is due, sharing what may be in hand; and of commands."""
 
-    async def handle_retry(message: RetryDue) -> None:
-        canaries.back(message)
-        if isinstance(message, TaskDue):
-            await delivery.handle(message)
+    async def handle_retry(due: TaskDue) -> None:
+        canaries.back(due)
+        await delivery.handle(due)
 
     asked = Intake(
         topology.DISPATCHER_COMMANDS, asked_decoder(DispatcherCommand), publisher, prefetch=COMMANDS_PREFETCH
     )
     due = Intake(topology.DISPATCHER_DUE, decoder(TaskDue), publisher, prefetch=PREFETCH)
-    retry_due = Intake(topology.DISPATCHER_RETRY_DUE, read_retry_due, publisher, prefetch=PREFETCH)
+    retry_due = Intake(topology.DISPATCHER_RETRY_DUE, decoder(TaskDue), publisher, prefetch=PREFETCH)
     for intake in (asked, due, retry_due):
         consuming.join(intake)
     slots = asyncio.Semaphore(in_hand)

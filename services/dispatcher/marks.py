@@ -53,6 +53,8 @@ AWAY = Counter(
     registry=REGISTRY,
 )
 
+SETTLED, ENDED = b"d", b"e"
+
 CancelResult = Literal["cancelled", "in-flight", "ended"]
 
 T = TypeVar("T")
@@ -178,9 +180,9 @@ class Marks:
 
     async def settle(self, task: Task, verdict: Verdict, longest_wait_s: float) -> None:
         """The outcome is published. A success of a retry is remembered for as long as a fork of it may climb."""
-        await self._write("done", attempt_key(task), b"d" if isinstance(verdict, Retry) else b"e", DONE_S)
+        await self._write("done", attempt_key(task), SETTLED if isinstance(verdict, Retry) else ENDED, DONE_S)
         if isinstance(verdict, Done) and task.attempt > 1:
-            await self._write("done", success_key(task), b"d", min(DONE_S + int(longest_wait_s), SUCCESS_S_MAX))
+            await self._write("done", success_key(task), SETTLED, min(DONE_S + int(longest_wait_s), SUCCESS_S_MAX))
 
     async def _write(self, operation: str, key: str, mark: bytes, seconds: int) -> None:
         await self._asked(operation, self._writes.submit((key, mark, seconds)))

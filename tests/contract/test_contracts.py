@@ -87,7 +87,6 @@ DEFAULTS: dict[type[msgspec.Struct], dict[str, object]] = {
     TYPES["SetControl.1"]: {"targets": (), "signing": (), "is_all": False},
     TYPES["ControlAnswer.1"]: {},
     TYPES["CancelAnswer.1"]: {},
-    TYPES["RungCanary.1"]: {},
     TYPES["TargetChanged.1"]: {"until": None},
     TYPES["TaskDue.1"]: {"late_because": None, "rung_ms": None},
     TYPES["TaskAccepted.1"]: {},

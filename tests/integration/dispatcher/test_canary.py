@@ -10,14 +10,15 @@ from libs.common import topology
 from libs.common.clock import SystemClock
 from libs.common.connection import Link
 from libs.common.consumer import ItemConsumer
-from libs.common.contracts import RetryDue, RungCanary
-from libs.common.intake import Intake
+from libs.common.contracts import TaskDue, decode_task
+from libs.common.intake import Intake, decoder
 from libs.common.lifecycle import Worker
 from libs.common.metrics import REGISTRY
 from libs.common.publisher import Publisher
 from libs.common.redis import redis_client
 from services.dispatcher import canary as canary_module
-from services.dispatcher.canary import Canaries, read_retry_due
+from services.dispatcher.canary import Canaries
+from services.dispatcher.marks import Marks, Settled
 from tests.conftest import RETRY_SCHEDULE_S
 from tests.integration.rig import until
 from tests.unit.dispatcher.samples import a_task, due
@@ -43,14 +44,14 @@ async def test_each_rung_is_measured_by_one_canary_for_all_replicas(
 ) -> None:
     monkeypatch.setattr(canary_module, "LOOK_EVERY_S", 0.05)
     link, publisher = Link(amqp_url, "test canaries", topology.topology(RETRY_SCHEDULE_S)), Publisher()
-    came: list[RetryDue] = []
+    came: list[TaskDue] = []
     replicas = [Canaries(RUNGS_MS, redis, publisher, SystemClock()) for _ in range(2)]
 
-    async def handle(message: RetryDue) -> None:
+    async def handle(message: TaskDue) -> None:
         came.append(message)
         replicas[0].back(message)
 
-    intake = Intake(topology.DISPATCHER_RETRY_DUE, read_retry_due, publisher, prefetch=10)
+    intake = Intake(topology.DISPATCHER_RETRY_DUE, decoder(TaskDue), publisher, prefetch=10)
     link.join(publisher)
     link.join(intake)
     before = {rung_ms: (measured(rung_ms), measured(rung_ms, 1.0)) for rung_ms in RUNGS_MS}
@@ -64,18 +65,33 @@ async def test_each_rung_is_measured_by_one_canary_for_all_replicas(
         stopping.set()
         await asyncio.gather(*running)
     assert {message.rung_ms for message in came} == set(RUNGS_MS)
-    assert all(isinstance(message, RungCanary) for message in came)
+    for message in came:
+        task = decode_task(message.task)
+        assert await Marks(redis, "one").claim(task, 15) == Settled(), "whoever gets it drops it"
+        assert task.expires_at is not None, "and calls nobody when the marks are lost"
+        assert task.expires_at <= message.emitted_at
     assert len(came) == len(RUNGS_MS)
     for rung_ms, (all_before, soon_before) in before.items():
         assert measured(rung_ms) == all_before + 1
         assert measured(rung_ms, 1.0) == soon_before + 1
 
 
-async def test_without_redis_there_are_none(amqp_url: str) -> None:
-    canaries = Canaries(RUNGS_MS, redis_client("redis://127.0.0.1:1/0"), Publisher(), SystemClock())
-    stopping = asyncio.Event()
-    stopping.set()
-    await asyncio.wait_for(canaries.run(stopping), 5)
+async def test_without_broker_or_redis_there_are_none_and_nobody_waits(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(canary_module, "FLOW_S", 0.01)
+    flowing = Publisher()
+    monkeypatch.setattr(flowing, "flowing", _at_once)
+    for publisher, server in ((Publisher(), redis), (flowing, redis_client("redis://127.0.0.1:1/0"))):
+        canaries = Canaries(RUNGS_MS, server, publisher, SystemClock())
+        stopping = asyncio.Event()
+        stopping.set()
+        await asyncio.wait_for(canaries.run(stopping), 5)
+    assert await redis.keys("*canary*") == []
+
+
+async def _at_once() -> None:
+    pass
 
 
 def test_what_waited_on_no_rung_measures_none() -> None:
