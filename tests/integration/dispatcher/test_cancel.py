@@ -16,13 +16,17 @@ from libs.common.ids import new_id
 from libs.common.redis import redis_client
 from services.dispatcher.commands import Commands
 from services.dispatcher.control import Control
+from services.dispatcher.marks import ENDED, SETTLED
 from services.dispatcher.outlet import Outlet
 from services.dispatcher.retry import Expire
+from tests.conftest import RETRY_SCHEDULE_S
 from tests.integration.dispatcher.rig import Dispatcher, FakeCaller, Tap, dispatcher
 from tests.integration.rig import until
 from tests.unit.dispatcher.samples import NOW, a_call, a_task, an_answer
 
 UNAVAILABLE = an_answer(503)
+# The attempt after which the longest rung comes, so that there is time to cancel.
+LONGEST = RETRY_SCHEDULE_S.index(max(RETRY_SCHEDULE_S)) + 1
 
 
 class Answers(Replier):
@@ -65,11 +69,11 @@ async def cancelled(made: Dispatcher, redis: Redis, task: Task) -> str:
 async def test_a_task_that_waits_on_its_rung_is_not_called_again(
     amqp_url: str, redis_url: str, redis: Redis, events: Tap, fallback: Tap
 ) -> None:
-    caller, task = FakeCaller([UNAVAILABLE]), a_task()
+    caller, task = FakeCaller([UNAVAILABLE]), a_task(attempt=LONGEST)
     async with dispatcher(amqp_url, redis_url, caller) as made:
         await made.due(task)
         await caller.called(1)
-        await until("its outcome to be told", lambda: len(events.items) == 1)
+        await until("its outcome to be settled", lambda: _has_mark(redis, SETTLED))
         assert await cancelled(made, redis, task) == "cancelled"
         await until("the rung to give it back", lambda: len(events.items) == 3)
     assert len(caller.requests) == 1
@@ -125,7 +129,7 @@ async def test_what_has_ended_cannot_be_cancelled(
     task = a_task(attempt=attempt)
     async with dispatcher(amqp_url, redis_url, FakeCaller([answer])) as made:
         await made.due(task)
-        await until("it to be settled", lambda: _is_settled(redis))
+        await until("it to be settled", lambda: _has_mark(redis, ENDED))
         assert await cancelled(made, redis, task) == "ended"
     assert events.of(TaskFinished) == []
 
@@ -146,5 +150,6 @@ async def test_a_verdict_that_was_not_told_is_in_flight(amqp_url: str, redis_url
         assert await cancelled(made, redis, task) == "in-flight"
 
 
-async def _is_settled(redis: Redis) -> bool:
-    return b"e" in await redis.mget(await redis.keys("carillon:dispatcher:attempt:*"))
+async def _has_mark(redis: Redis, mark: bytes) -> bool:
+    keys = await redis.keys("carillon:dispatcher:attempt:*")
+    return bool(keys) and mark in await redis.mget(keys)
