@@ -243,7 +243,11 @@ class Tables:
         )
 
     async def empty(self) -> None:
-        await self.connection.execute("DELETE FROM scheduler.task; DELETE FROM scheduler.task_done")
+        tables = await self.connection.fetch(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'scheduler'::regnamespace AND relkind IN ('r', 'p')"
+            " AND NOT relispartition AND relname <> 'schema_migrations'"
+        )
+        await self.connection.execute(";".join(f"DELETE FROM scheduler.{table['relname']}" for table in tables))
 
     async def drop_days(self) -> None:
         for name in await self.days():

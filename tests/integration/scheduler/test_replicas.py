@@ -37,11 +37,6 @@ from tests.integration.scheduler.test_service import Broker, House, broker, hous
 __all__ = ["broker", "house"]  # fixtures
 
 
-@pytest.fixture(autouse=True)
-async def no_replicas(tables: Tables) -> None:
-    await tables.connection.execute("DELETE FROM scheduler.replica")
-
-
 @dataclass
 class Member:
     """One replica's part in the division."""
