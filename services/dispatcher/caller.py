@@ -46,7 +46,6 @@ def request_of(task: Task, call: Call, attempts_max: int, now: datetime, signer:
     ]
     if call.traceparent:
         ours.append(("traceparent", call.traceparent))
-    spelling: dict[str, str] = {}  # aiohttp drops the first of two headers whose names differ in case alone
-    allowed = (header for header in call.headers if not header[0].lower().startswith("webhook-"))
-    theirs = [(spelling.setdefault(name.lower(), name), value) for name, value in allowed]
-    return Request(call, (*theirs, *(pair for pair in ours if pair[0].lower() not in spelling)))
+    theirs = [header for header in call.headers if not header[0].lower().startswith("webhook-")]
+    named = {name.lower() for name, _ in theirs}
+    return Request(call, (*theirs, *(header for header in ours if header[0].lower() not in named)))

@@ -52,12 +52,15 @@ class Delivery:
         if later is not None:
             return await self._outlet.put_off(task, due.due_at, later.wait_s, later.reason)
         try:
-            verdict = await self._verdict(task, call, due, host)
+            try:
+                verdict = await self._verdict(task, call, due, host)
+            finally:
+                self._gate.hang_up(host)
+            if verdict is not None:
+                await self._outlet.publish(task, call, verdict)
+                await self._marks.settle(task, verdict, self._ladder.longest_wait_s(call))
         finally:
-            self._gate.leave(host)
-        if verdict is not None:
-            await self._outlet.publish(task, call, verdict)
-            await self._marks.settle(task, verdict, self._ladder.longest_wait_s(call))
+            self._gate.leave()
 
     async def _verdict(self, task: Task, call: Call, due: TaskDue, host: str) -> Verdict | None:
         """None when somebody else sees to the attempt, or has."""

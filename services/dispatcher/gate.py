@@ -57,7 +57,7 @@ class BreakerChange(NamedTuple):
 
 
 class Gate:
-    """`enter`; when that is None: call, `note` the answer, `leave`."""
+    """`enter`; when that is None: call, `note` the answer, `hang_up`, tell what came of it, `leave`."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Gate:
         self._breakers: dict[str, Breaker] = {}
 
     async def enter(self, task: Task, host: str) -> Later | None:
-        """None: make the call now, and `leave` in any case."""
+        """None: make the call now, and in any case `hang_up` after it and `leave` at the very end."""
         later = await self._asked(task, host)
         if later is not None:
             PUT_OFF.labels(later.reason).inc()
@@ -96,8 +96,11 @@ class Gate:
         OPEN.set(sum(each.state != "closed" for each in self._breakers.values()))
         return BreakerChange(host, state, breaker.wait_s(now))
 
-    def leave(self, host: str) -> None:
-        self._lanes.leave(host)
+    def hang_up(self, host: str) -> None:
+        self._lanes.hang_up(host)
+
+    def leave(self) -> None:
+        self._lanes.leave()
 
     async def _asked(self, task: Task, host: str) -> Later | None:
         rule = self._control.target(task.project, host)
@@ -112,7 +115,8 @@ class Gate:
             later = self._broken(host, put_off) or await self._limited(task, rule)
         finally:
             if later is not None:
-                self._lanes.leave(host)
+                self._lanes.hang_up(host)
+                self._lanes.leave()
         return later
 
     def _broken(self, host: str, put_off: timedelta) -> Later | None:

@@ -42,7 +42,9 @@ class _Lane:
 
 
 class Lanes:
-    """`enter` before each call and `leave` after it. `monotonic` gives seconds, `dice` 0 <= x < 1."""
+    """`enter` before each call, `hang_up` after it, and `leave` once its outcome is told: a seat is held till then, so
+    that outcomes that cannot be told hold up new calls. `monotonic` gives seconds, `dice` 0 <= x < 1.
+    """
 
     name = "lanes"
 
@@ -72,7 +74,7 @@ class Lanes:
                     turn.set_exception(NotBegun())
 
     async def enter(self, host: str) -> float | None:
-        """None: it is your turn, `leave` when you are done. Else the seconds after which to come again.
+        """None: it is your turn, `hang_up` and `leave` when you are done. Else the seconds after which to come again.
 
         Raises: NotBegun when the process has been asked to stop.
         """
@@ -93,11 +95,16 @@ class Lanes:
         lane.mean_s += LEARNING * (took_s - lane.mean_s)
         lane.is_known = True
 
-    def leave(self, host: str) -> None:
+    def hang_up(self, host: str) -> None:
+        """The call has ended: the host may have another."""
         lane = self._lanes[host]
         lane.moved_at = self._monotonic()
         FULL.dec(lane.calls == self._per_host)
         lane.calls -= 1
+        self._serve()
+
+    def leave(self) -> None:
+        """What followed the call is done too."""
         self._free += 1
         self._serve()
 
@@ -136,7 +143,8 @@ class Lanes:
                 return self._away_s(lane)  # and its place is skipped
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.leave(host)
+                self.hang_up(host)
+                self.leave()
             raise
         finally:
             WAITING.dec()

@@ -210,7 +210,7 @@ def test_a_collector_that_does_not_answer_holds_neither_work_nor_the_end(
             worked_s = time.monotonic() - begun
         ended_s = time.monotonic() - begun - worked_s
     assert worked_s < 5, "a span waited for the collector"
-    assert 0.4 < ended_s < 10
+    assert 0.4 < ended_s < 5  # the exporter itself would wait 10 s
     assert "tracing.cut-off" in [line["event"] for line in said]
 
 

@@ -1,7 +1,7 @@
 """Canaries on real rungs: how long each of them really holds a message."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import Counter
 
 import pytest
 from redis.asyncio import Redis
@@ -32,17 +32,17 @@ def measured(rung_ms: int, within_s: float = float("inf")) -> float:
     return REGISTRY.get_sample_value("carillon_dispatcher_rung_error_seconds_bucket", labels) or 0.0
 
 
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    client = redis_client(redis_url)
-    yield client
-    await client.aclose()
-
-
 async def test_each_rung_is_measured_by_one_canary_for_all_replicas(
     amqp_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(canary_module, "LOOK_EVERY_S", 0.05)
+    sent, send = Counter[int](), Canaries._send
+
+    async def counted(self: Canaries, rung_ms: int) -> None:
+        await send(self, rung_ms)
+        sent[rung_ms] += 1
+
+    monkeypatch.setattr(Canaries, "_send", counted)
     link, publisher = Link(amqp_url, "test canaries", topology.topology(RETRY_SCHEDULE_S)), Publisher()
     came: list[TaskDue] = []
     replicas = [Canaries(RUNGS_MS, redis, publisher, SystemClock()) for _ in range(2)]
@@ -61,7 +61,8 @@ async def test_each_rung_is_measured_by_one_canary_for_all_replicas(
         workers: list[Worker] = [*replicas, ItemConsumer(intake, handle, asyncio.Semaphore(10))]
         running = [asyncio.create_task(worker.run(stopping)) for worker in workers]
         await until("all to be back", lambda: len(came) == len(RUNGS_MS))
-        await asyncio.sleep(0.3)
+        again = sent.total() + 4 * len(RUNGS_MS)
+        await until("both to have looked again", lambda: sent.total() >= again)
         stopping.set()
         await asyncio.gather(*running)
     assert {message.rung_ms for message in came} == set(RUNGS_MS)

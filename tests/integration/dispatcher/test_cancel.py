@@ -1,7 +1,6 @@
 """A task that is cancelled while the dispatcher has it: between two calls, during one, and after its end."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,14 +12,13 @@ from libs.common.asking import Asked, Replier
 from libs.common.clock import SystemClock
 from libs.common.contracts import AttemptFinished, CancelAnswer, CancelTask, Task, TaskFinished
 from libs.common.ids import new_id
-from libs.common.redis import redis_client
 from services.dispatcher.commands import Commands
 from services.dispatcher.control import Control
 from services.dispatcher.marks import ENDED, SETTLED
 from services.dispatcher.outlet import Outlet
 from services.dispatcher.retry import Expire
 from tests.conftest import RETRY_SCHEDULE_S
-from tests.integration.dispatcher.rig import Dispatcher, FakeCaller, Tap, dispatcher
+from tests.integration.dispatcher.rig import Dispatcher, FakeCaller, Tap, depth, dispatcher
 from tests.integration.rig import until
 from tests.unit.dispatcher.samples import NOW, a_call, a_task, an_answer
 
@@ -35,23 +33,6 @@ class Answers(Replier):
 
     async def reply(self, _asked: Asked[Any], answer: Any) -> None:
         self.heard.append(answer)
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    client = redis_client(redis_url)
-    yield client
-    await client.aclose()
-
-
-@pytest.fixture
-async def events(amqp: AbstractConnection) -> Tap:
-    return await Tap(amqp, topology.INGEST_HISTORY).open()
-
-
-@pytest.fixture
-async def fallback(amqp: AbstractConnection) -> Tap:
-    return await Tap(amqp, topology.FALLBACK).open()
 
 
 async def cancelled(made: Dispatcher, redis: Redis, task: Task) -> str:
@@ -90,7 +71,7 @@ async def test_a_repeated_cancel_gets_the_same_answer(amqp_url: str, redis_url: 
 
 @pytest.mark.parametrize("answer", [UNAVAILABLE, an_answer(410), an_answer(error="timeout", status=None)])
 async def test_a_call_under_way_that_does_not_succeed_is_the_last(
-    amqp_url: str, redis_url: str, redis: Redis, events: Tap, fallback: Tap, answer: Any
+    amqp_url: str, redis_url: str, amqp: AbstractConnection, redis: Redis, events: Tap, fallback: Tap, answer: Any
 ) -> None:
     caller, task = FakeCaller([answer], gate=asyncio.Event()), a_task()
     async with dispatcher(amqp_url, redis_url, caller) as made:
@@ -100,7 +81,8 @@ async def test_a_call_under_way_that_does_not_succeed_is_the_last(
         assert caller.gate
         caller.gate.set()
         await events.has(2)
-        await asyncio.sleep(0.4)  # longer than the rung it would have been on
+        await until("it to be settled", lambda: _has_mark(redis, ENDED))
+        assert await depth(amqp, topology.rung_queue_name(topology.rung_ms(RETRY_SCHEDULE_S[0]))) == 0
     assert len(caller.requests) == 1
     [attempt], [end] = events.of(AttemptFinished), events.of(TaskFinished)
     assert (attempt.outcome, attempt.next_attempt_at, end.state) == ("failed", None, "cancelled")

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-import pytest
 from aio_pika.abc import AbstractConnection
 from redis.asyncio import Redis
 
@@ -33,13 +32,6 @@ from tests.integration.rig import until
 from tests.unit.dispatcher.samples import NOW, a_call, a_task, an_answer
 
 HOST = "api.example.com"
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    client = redis_client(redis_url)
-    yield client
-    await client.aclose()
 
 
 def a_rule(**different: Any) -> TargetRule:
@@ -211,16 +203,6 @@ async def test_a_command_is_answered_when_it_is_stored(amqp_url: str, redis: Red
     control = Control(redis)
     await control.read()
     assert control.target("shop", HOST) is not None
-
-
-@pytest.fixture
-async def returns(amqp: AbstractConnection) -> Tap:
-    return await Tap(amqp, topology.SCHEDULER_RETURNS).open()
-
-
-@pytest.fixture
-async def events(amqp: AbstractConnection) -> Tap:
-    return await Tap(amqp, topology.INGEST_HISTORY).open()
 
 
 async def test_a_paused_targets_task_goes_back_to_the_scheduler_as_the_same_attempt(

@@ -37,28 +37,6 @@ UNAVAILABLE = an_answer(503)
 
 
 @pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    client = redis_client(redis_url)
-    yield client
-    await client.aclose()
-
-
-@pytest.fixture
-async def events(amqp: AbstractConnection) -> Tap:
-    return await Tap(amqp, topology.INGEST_HISTORY).open()
-
-
-@pytest.fixture
-async def returns(amqp: AbstractConnection) -> Tap:
-    return await Tap(amqp, topology.SCHEDULER_RETURNS).open()
-
-
-@pytest.fixture
-async def fallback(amqp: AbstractConnection) -> Tap:
-    return await Tap(amqp, topology.FALLBACK).open()
-
-
-@pytest.fixture
 async def parking(amqp: AbstractConnection) -> Tap:
     return await Tap(amqp, topology.PARKING).open()
 
@@ -418,15 +396,15 @@ async def history_unbound(amqp: AbstractConnection, amqp_url: str) -> AsyncItera
     await bind()
 
 
-async def test_an_outcome_that_nobody_takes_is_held_and_repeated_and_holds_up_new_calls(
+async def test_an_outcome_that_nobody_takes_is_held_and_repeated_and_its_slot_with_it(
     amqp_url: str, redis_url: str, redis: Redis, events: Tap, history_unbound: Callable[[], Any]
 ) -> None:
     caller, tasks = FakeCaller(), [a_task() for _ in range(5)]
-    async with dispatcher(amqp_url, redis_url, caller, slots=1) as made:
+    async with dispatcher(amqp_url, redis_url, caller, slots=2) as made:
         await made.due(*tasks)
         held = _held()
         await until("the outcomes to be repeated", lambda: _held() >= held + 6)
-        assert len(caller.requests) == 3  # what it may have in hand: no new call meanwhile
+        assert len(caller.requests) == 2  # the two slots: no new call meanwhile
         assert not [task for task in tasks if await redis.get(attempt_key(task)) in (b"d", b"e")]
         await history_unbound()
         await events.has(5)

@@ -17,7 +17,6 @@ from redis.asyncio import Redis
 from libs.common import topology
 from libs.common.contracts import AttemptFinished, Task, encode
 from libs.common.publisher import Publisher
-from libs.common.redis import redis_client
 from libs.common.signing import secret, sign
 from libs.common.version import VERSION
 from services.dispatcher.marks import attempt_key
@@ -87,18 +86,6 @@ async def start(amqp_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[
 async def scheduler(amqp_url: str) -> AsyncIterator[Publisher]:
     async with publishing(amqp_url) as publisher:
         yield publisher
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    client = redis_client(redis_url)
-    yield client
-    await client.aclose()
-
-
-@pytest.fixture
-async def events(amqp: AbstractConnection) -> Tap:
-    return await Tap(amqp, topology.INGEST_HISTORY).open()
 
 
 async def emit(scheduler: Publisher, *tasks: Task) -> None:

@@ -4,11 +4,9 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from aio_pika.abc import AbstractConnection
 from aiohttp import web
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from libs.common import topology
 from libs.common.signing import secret, sign, whsec
 from services.dispatcher.signature import Signer, Versions
 from tests.integration.dispatcher.rig import LOOPBACK, Received, Receiver, Tap, a_caller, dispatcher, receiver
@@ -16,11 +14,6 @@ from tests.unit.dispatcher.samples import MASTER_KEY, SIGNER, a_call, a_task
 
 JSON = '{"order": 42, "for": "Zo\u00eb \u2603"}'.encode()
 WEBHOOK = [f"webhook-{name}" for name in ("id", "timestamp", "signature")]
-
-
-@pytest.fixture
-async def events(amqp: AbstractConnection) -> Tap:
-    return await Tap(amqp, topology.INGEST_HISTORY).open()
 
 
 @pytest.fixture

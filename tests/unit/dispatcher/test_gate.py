@@ -65,7 +65,8 @@ class Bench:
         for _ in range(times):
             assert await self.enter() is None
             change = self.gate.note(HOST, an_answer(status, error=error))
-            self.gate.leave(HOST)
+            self.gate.hang_up(HOST)
+            self.gate.leave()
         return change
 
 

@@ -28,6 +28,11 @@ async def entered(lanes: Lanes, host: str, times: int) -> None:
         assert await lanes.enter(host) is None
 
 
+def done(lanes: Lanes, host: str) -> None:
+    lanes.hang_up(host)
+    lanes.leave()
+
+
 @asynccontextmanager
 async def waiting(lanes: Lanes, *hosts: str) -> AsyncIterator[list["asyncio.Task[float | None]"]]:
     """Tasks that have begun to wait, in this order."""
@@ -56,7 +61,7 @@ async def test_a_host_has_at_most_its_calls_and_the_next_waits_for_one_to_end() 
     await entered(lanes, "a", 2)
     async with waiting(lanes, "a", "a") as tasks:
         assert in_turn(tasks) == [False, False]
-        lanes.leave("a")
+        done(lanes, "a")
         await turns_over()
         assert in_turn(tasks) == [True, False]
 
@@ -75,12 +80,35 @@ async def test_all_together_have_at_most_the_total() -> None:
     await entered(lanes, "b", 1)
     async with waiting(lanes, "b", "c") as tasks:
         assert in_turn(tasks) == [False, False]
-        lanes.leave("a")
+        done(lanes, "a")
         await turns_over()
         assert in_turn(tasks) == [True, False]
-        lanes.leave("a")
+        done(lanes, "a")
         await turns_over()
         assert in_turn(tasks) == [True, True]
+
+
+async def test_a_call_that_has_ended_frees_its_host_and_what_followed_it_the_total() -> None:
+    lanes = the_lanes(2, 1)
+    await entered(lanes, "a", 1)
+    lanes.note("a", GUESS_S)
+    async with waiting(lanes, "a", "b", "c") as tasks:
+        assert in_turn(tasks) == [False, True, False]
+        lanes.hang_up("a")
+        await turns_over()
+        assert in_turn(tasks) == [False, True, False]
+        lanes.leave()
+        await turns_over()
+        assert in_turn(tasks) == [True, True, False]
+
+
+async def test_a_host_that_has_hung_up_may_be_called_while_the_outcome_is_told() -> None:
+    lanes = the_lanes(2, 1)
+    await entered(lanes, "a", 1)
+    async with waiting(lanes, "a") as tasks:
+        lanes.hang_up("a")
+        await turns_over()
+        assert in_turn(tasks) == [True]
 
 
 async def test_hosts_that_wait_for_the_total_take_turns() -> None:
@@ -88,10 +116,10 @@ async def test_hosts_that_wait_for_the_total_take_turns() -> None:
     await entered(lanes, "a", 2)
     async with waiting(lanes, "a", "a", "a", "b", "c") as tasks:
         for _ in range(2):
-            lanes.leave("a")
+            done(lanes, "a")
             await turns_over()
         assert in_turn(tasks) == [True, False, False, True, False]
-        lanes.leave("a")
+        done(lanes, "a")
         await turns_over()
         assert in_turn(tasks) == [True, False, False, True, True]
 
@@ -103,7 +131,7 @@ async def test_who_waits_only_for_the_total_is_never_sent_away(monkeypatch: pyte
     async with waiting(lanes, "b") as tasks:
         await asyncio.sleep(0.05)
         assert not tasks[0].done()
-        lanes.leave("a")
+        done(lanes, "a")
         assert await tasks[0] is None
 
 
@@ -163,7 +191,7 @@ async def test_who_has_waited_here_in_vain_goes_away_and_its_place_is_skipped(mo
         away_s = await asyncio.wait_for(tasks[0], 1)
         assert away_s is not None
         assert away_s > 0
-    lanes.leave("a")
+    done(lanes, "a")
     await entered(lanes, "a", 1)
 
 
@@ -174,7 +202,7 @@ async def test_a_cancelled_one_gives_its_turn_to_the_next() -> None:
     async with waiting(lanes, "a", "a") as tasks:
         tasks[0].cancel()
         await turns_over()
-        lanes.leave("a")
+        done(lanes, "a")
         await turns_over()
         assert tasks[0].cancelled()
         assert in_turn(tasks[1:]) == [True]
@@ -185,7 +213,7 @@ async def test_one_that_is_cancelled_with_its_turn_just_given_gives_it_on() -> N
     await entered(lanes, "a", 1)
     lanes.note("a", GUESS_S)
     async with waiting(lanes, "a", "a") as tasks:
-        lanes.leave("a")  # the turn is given, and the task has not yet run
+        done(lanes, "a")  # the turn is given, and the task has not yet run
         tasks[0].cancel()
         await turns_over()
         assert tasks[0].cancelled()
@@ -206,7 +234,7 @@ async def test_hosts_that_rest_are_forgotten_when_there_are_many(monkeypatch: py
     await entered(lanes, "busy", 1)
     for n in range(50):
         await entered(lanes, f"host-{n}", 1)
-        lanes.leave(f"host-{n}")
+        done(lanes, f"host-{n}")
     assert len(lanes._lanes) <= 10
     assert "busy" in lanes._lanes
 
@@ -220,6 +248,6 @@ async def test_asked_to_stop_it_gives_no_more_turns() -> None:
         await run
         with pytest.raises(NotBegun):
             await tasks[0]
-        lanes.leave("a")
+        done(lanes, "a")
         with pytest.raises(NotBegun):
             await lanes.enter("a")
