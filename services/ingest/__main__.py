@@ -73,11 +73,11 @@ def _app(
     )
     egress = settings.egress_rules(settings.amqp_url, settings.postgres_url, own_ports=[settings.admin_port])
     doors: list[Door] = [
-        TaskDoor(keys, publisher, store, clock, egress),
+        TaskDoor(publisher, store, clock, egress),
         LegacyDoor(keys, publisher, clock, rules, egress),
-        FallbackDoor(keys, publisher, clock),
+        FallbackDoor(publisher, clock),
     ]
-    return build_app(doors, version=VERSION, body_bytes_max=settings.body_bytes_max, tracer=tracer)
+    return build_app(doors, keys, version=VERSION, body_bytes_max=settings.body_bytes_max, tracer=tracer)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,33 @@
-"""Who is asking: the project that an API key belongs to.
+"""Who is asking: the project and the scopes of an API key.
 
-For now there is one key, from the settings, and its project is `default`. Only digests are compared, in constant
-time, so neither length nor prefix of the key leaks.
+For now there is one key, from the settings; its project is `default`, and it may do everything. Only digests are
+compared, in constant time, so neither length nor prefix of the key leaks.
 """
 
 import hashlib
 import hmac
+from typing import Literal, NamedTuple, get_args
+
+from aiohttp import web
 
 from services.ingest.problems import unauthorized
 
+Scope = Literal["tasks:write", "tasks:read", "schedules:write", "schedules:read", "admin"]
+ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
+
 BOOTSTRAP_PROJECT = "default"
+BOOTSTRAP_KEY_ID = "bootstrap"
+
+
+class Caller(NamedTuple):
+    """Whose request it is. No scope implies another."""
+
+    project: str
+    key_id: str
+    scopes: frozenset[Scope]
+
+
+CALLER = web.RequestKey("caller", Caller)
 
 
 class Keys:
@@ -17,14 +35,15 @@ class Keys:
 
     def __init__(self, bootstrap_key: str) -> None:
         self._digest = _digest(bootstrap_key)
+        self._bootstrap = Caller(BOOTSTRAP_PROJECT, BOOTSTRAP_KEY_ID, ALL_SCOPES)
 
-    def project_of(self, authorization: str | None) -> str:
-        """The project of the key in an Authorization header. Raises: Problem (401)."""
+    async def caller(self, authorization: str | None) -> Caller:
+        """Who sent this Authorization header. Raises: Problem (401)."""
         scheme, _, key = (authorization or "").partition(" ")
         is_known = hmac.compare_digest(_digest(key.strip()), self._digest)
         if scheme.lower() != "bearer" or not is_known:
             raise unauthorized()
-        return BOOTSTRAP_PROJECT
+        return self._bootstrap
 
 
 def _digest(key: str) -> bytes:

@@ -1,5 +1,7 @@
 """`POST /fallback`: puts a text of the client's own straight on the fallback queue, for the next digest."""
 
+from uuid import UUID
+
 import msgspec
 import structlog
 from aiohttp import web
@@ -8,10 +10,10 @@ from libs.common.clock import Clock
 from libs.common.contracts import Notice, encode
 from libs.common.ids import derived_id, new_id
 from libs.common.topology import FALLBACK_ENTRY
-from services.ingest.auth import Keys
 from services.ingest.creation import this_millisecond
+from services.ingest.endpoint import JSON, Endpoint, caller_of, json_response
 from services.ingest.problems import FieldError, invalid, malformed, unsupported_media_type
-from services.ingest.requests import field_error
+from services.ingest.requests import names_of, read_json
 from services.ingest.task_door import Publishes, idempotency_key
 
 DEFAULT_SUBJECT = "Fallback"
@@ -27,21 +29,36 @@ class NewNotice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     message: str = DEFAULT_MESSAGE
 
 
+class NoticeTaken(msgspec.Struct, frozen=True):
+    id: UUID
+
+
 _decode = msgspec.json.Decoder(NewNotice).decode
 
 
 class FallbackDoor:
-    def __init__(self, keys: Keys, publisher: Publishes, clock: Clock) -> None:
-        self._keys = keys
+    def __init__(self, publisher: Publishes, clock: Clock) -> None:
         self._publisher = publisher
         self._clock = clock
 
-    def routes(self) -> list[web.RouteDef]:
-        return [web.post("/fallback", self.notify)]
+    def endpoints(self) -> list[Endpoint]:
+        return [
+            Endpoint(
+                method="POST",
+                path="/fallback",
+                handler=self.notify,
+                scope="tasks:write",
+                summary="Put a text into the next digest",
+                takes={JSON: NewNotice, "text/plain": str},
+                headers=("Idempotency-Key",),
+                gives={202: NoticeTaken},
+                problems=(400, 413, 415, 422, 503),
+            )
+        ]
 
     async def notify(self, request: web.Request) -> web.Response:
         """202 after the broker's confirm."""
-        project = self._keys.project_of(request.headers.get("Authorization"))
+        project = caller_of(request).project
         new = _read(request, await request.read())
         _check(new)
         key = idempotency_key(request)
@@ -54,25 +71,26 @@ class FallbackDoor:
         )
         await self._publisher.publish(FALLBACK_ENTRY, encode(notice))
         log.info("notice.created", notice_id=str(notice.id))
-        return web.Response(body=msgspec.json.encode({"id": notice.id}), status=202, content_type="application/json")
+        return json_response(NoticeTaken(id=notice.id), status=202)
 
 
 def _read(request: web.Request, raw: bytes) -> NewNotice:
     if not raw.strip():
         return NewNotice()
+    match request.content_type:
+        case "application/json":
+            return read_json(raw, _decode, names_of(NewNotice))
+        case "text/plain":
+            return NewNotice(message=_text(raw))
+        case _:
+            raise unsupported_media_type("application/json or text/plain")
+
+
+def _text(raw: bytes) -> str:
     try:
-        raw.decode()
-        match request.content_type:
-            case "application/json":
-                return _decode(raw)
-            case "text/plain":
-                return NewNotice(message=raw.decode())
-            case _:
-                raise unsupported_media_type("application/json or text/plain")
-    except msgspec.ValidationError as error:
-        raise invalid([field_error(str(error))]) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise malformed(f"The body cannot be read: {error}") from error
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise malformed(f"The body is not UTF-8 at byte {error.start}") from error
 
 
 def _check(new: NewNotice) -> None:

@@ -9,6 +9,8 @@ from aiohttp import web
 
 from libs.common.admin import serve
 from libs.common.tracing import Tracer
+from services.ingest.auth import Keys
+from services.ingest.endpoint import Endpoint
 from services.ingest.middleware import explain
 from services.ingest.trace import tracing_middleware
 
@@ -16,11 +18,11 @@ _INDEX = {"tasks": "/v1/tasks", "fallback": "/fallback", "legacy": "/api/task/sa
 
 
 class Door(Protocol):
-    def routes(self) -> list[web.RouteDef]: ...
+    def endpoints(self) -> list[Endpoint]: ...
 
 
 def build_app(
-    doors: Sequence[Door], *, version: str, body_bytes_max: int, tracer: Tracer | None = None
+    doors: Sequence[Door], keys: Keys, *, version: str, body_bytes_max: int, tracer: Tracer | None = None
 ) -> web.Application:
     around = [explain] if tracer is None else [tracing_middleware(tracer), explain]
     app = web.Application(middlewares=around, client_max_size=body_bytes_max)
@@ -30,8 +32,12 @@ def build_app(
         return web.Response(body=index, content_type="application/json")
 
     app.router.add_get("/", show_index)
-    for door in doors:
-        app.add_routes(door.routes())
+    for endpoint in (each for door in doors for each in door.endpoints()):
+        handler = endpoint.guarded(keys)
+        if endpoint.method == "GET":
+            app.router.add_get(endpoint.path, handler)  # and HEAD
+        else:
+            app.router.add_route(endpoint.method, endpoint.path, handler)
     return app
 
 

@@ -7,7 +7,7 @@ Source: shenpeiliang/delay_queue@2f81c76; the id in the answer is ours.
 import hashlib
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import urlencode
 
 import msgspec
@@ -22,7 +22,8 @@ from libs.common.publisher import NotPublished
 from libs.common.topology import CREATE
 from services.ingest.auth import Keys
 from services.ingest.creation import Sender, create, this_millisecond
-from services.ingest.problems import FieldError, Problem, invalid
+from services.ingest.endpoint import Endpoint, json_response
+from services.ingest.problems import FieldError, Problem, forbidden, invalid
 from services.ingest.requests import NewTask
 from services.ingest.task_door import Publishes
 from services.ingest.trace import TASK_ID, traceparent
@@ -43,6 +44,21 @@ class LegacyRules(NamedTuple):
     is_json_success: bool
 
 
+class LegacyForm(msgspec.Struct, frozen=True, kw_only=True):
+    """`plan_time` in unix seconds; `notify_param` is a query string."""
+
+    notify_url: str
+    plan_time: int = 0
+    method_name: str = "get"
+    notify_param: str = ""
+
+
+class LegacyAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    code: Literal["ok", "no"]
+    data: str
+    id: str | None = None
+
+
 class LegacyDoor:
     def __init__(self, keys: Keys, publisher: Publishes, clock: Clock, rules: LegacyRules, egress: EgressRules) -> None:
         self._keys = keys
@@ -51,23 +67,33 @@ class LegacyDoor:
         self._rules = rules
         self._egress = egress
 
-    def routes(self) -> list[web.RouteDef]:
-        return [web.post("/api/task/save", self.save)]
+    def endpoints(self) -> list[Endpoint]:
+        return [
+            Endpoint(
+                method="POST",
+                path="/api/task/save",
+                handler=self.save,
+                scope=None,  # what is wrong with a key is told as everything else here, with 200
+                summary="The form of the program that Carillon replaces",
+                takes={FORM: LegacyForm},
+                gives={200: LegacyAnswer},
+            )
+        ]
 
     async def save(self, request: web.Request) -> web.Response:
         try:
             id_ = await self._save(request)
         except Problem as problem:
             reasons = [f"{error.pointer.lstrip('/')} {error.detail}" for error in problem.errors]
-            return _answer("no", "; ".join(reasons) or problem.detail)
+            return _no("; ".join(reasons) or problem.detail)
         except NotPublished:
-            return _answer("no", "not confirmed by the message broker; try again")
+            return _no("not confirmed by the message broker; try again")
         except (web.HTTPException, ValueError) as error:
-            return _answer("no", f"{BAD_PARAMETER}{error}")
-        return _answer("ok", ACCEPTED, id=id_)
+            return _no(f"{BAD_PARAMETER}{error}")
+        return json_response(LegacyAnswer(code="ok", data=ACCEPTED, id=id_))
 
     async def _save(self, request: web.Request) -> str:
-        project = self._rules.project or self._keys.project_of(request.headers.get("Authorization"))
+        project = self._rules.project or await self._project_of(request)
         form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
         now = this_millisecond(self._clock.now())
         sender = Sender(
@@ -83,6 +109,12 @@ class LegacyDoor:
         await self._publisher.publish(CREATE, encode(CreateTask(task=task)))
         log.info("task.created", task_id=str(task.id), due_at=format_utc(task.due_at), door="legacy")
         return str(task.id)
+
+    async def _project_of(self, request: web.Request) -> str:
+        caller = await self._keys.caller(request.headers.get("Authorization"))
+        if "tasks:write" not in caller.scopes:
+            raise forbidden("tasks:write")
+        return caller.project
 
     def _new_task(self, form: Mapping[str, str], now: datetime) -> NewTask:
         url, parameters = form.get("notify_url", "").strip(), form.get("notify_param", "")
@@ -109,6 +141,5 @@ def _with_query(url: str, parameters: str) -> str:
     return f"{url}{'&' if '?' in url else '?'}{parameters}"
 
 
-def _answer(code: str, data: str, **more: str) -> web.Response:
-    body = msgspec.json.encode({"code": code, "data": data, **more})
-    return web.Response(body=body, content_type="application/json", charset="utf-8")
+def _no(reason: str) -> web.Response:
+    return json_response(LegacyAnswer(code="no", data=reason))

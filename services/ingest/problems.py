@@ -66,6 +66,10 @@ def malformed(detail: str) -> Problem:
     return Problem(400, "malformed_json", f"{detail}. Send one JSON object, in UTF-8.")
 
 
+def bad_query(name: str, detail: str) -> Problem:
+    return Problem(400, "bad_query", f"The query parameter {name} cannot be used: {detail}.")
+
+
 def unauthorized() -> Problem:
     """The same for every reason, so that it tells nobody which part was right."""
     return Problem(
@@ -74,6 +78,11 @@ def unauthorized() -> Problem:
         "This needs a valid API key: send the header 'Authorization: Bearer <key>'.",
         headers={"WWW-Authenticate": "Bearer"},
     )
+
+
+def forbidden(scope: str) -> Problem:
+    detail = f"This key may not do that: it lacks the scope {scope}. Use a key that has it."
+    return Problem(403, "forbidden", detail)
 
 
 def not_found(what: str) -> Problem:

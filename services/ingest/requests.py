@@ -1,16 +1,17 @@
-"""The JSON of `POST /v1/tasks`: its shape, and what msgspec says against it in our words.
+"""What clients send: the JSON of `POST /v1/tasks`, and how bodies and queries are read; msgspec's words become ours.
 
 What a shape cannot say (a URL without a host, a time without an offset) stands in `creation.py`.
 """
 
 import difflib
 import re
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Literal, TypeVar
 
 import msgspec
+from aiohttp import web
 
-from services.ingest.problems import FieldError, invalid, malformed
+from services.ingest.problems import FieldError, bad_query, invalid, malformed, unsupported_media_type
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"]
 
@@ -65,7 +66,9 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     callbacks: Callbacks | None = None
 
 
-_FIELDS: Mapping[str, tuple[str, ...]] = {
+# The names that a struct knows, by the pointer to it.
+Fields = Mapping[str, tuple[str, ...]]
+_FIELDS: Fields = {
     "": NewTask.__struct_fields__,
     "/local_time": LocalTime.__struct_fields__,
     "/retry": Retry.__struct_fields__,
@@ -79,14 +82,22 @@ _INDEX = re.compile(r"\[(\d+)\]")
 
 _decode = msgspec.json.Decoder(NewTask).decode
 
+T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
+
 
 def read_task(raw: bytes) -> NewTask:
     """Raises: Problem, 400 when it is no JSON and 422 when it is no task."""
+    return read_json(raw, _decode)
+
+
+def read_json(raw: bytes, decode: Callable[[bytes], T], fields: Fields = _FIELDS) -> T:
+    """Raises: Problem, 400 when it is no JSON and 422 when `decode` refuses what it says, which has `fields`."""
     try:
         raw.decode()  # msgspec looks at the bytes of a Raw no closer than its brackets
-        return _decode(raw)
+        return decode(raw)
     except msgspec.ValidationError as error:
-        raise invalid([field_error(str(error))]) from error
+        raise invalid([field_error(str(error), fields)]) from error
     except UnicodeDecodeError as error:
         raise malformed(f"The body is not UTF-8 at byte {error.start}") from error
     except msgspec.DecodeError as error:
@@ -95,13 +106,40 @@ def read_task(raw: bytes) -> NewTask:
         raise malformed("The body is nested too deep") from error
 
 
-def field_error(complaint: str) -> FieldError:
+async def json_body(request: web.Request) -> bytes:
+    """Raises: Problem (413, 415)."""
+    is_json = request.content_type == "application/json" or request.content_type.endswith("+json")
+    if "Content-Type" in request.headers and not is_json:
+        raise unsupported_media_type("application/json")
+    return await request.read()
+
+
+def read_query(request: web.Request, kind: type[S]) -> S:
+    """The query string as `kind`, a struct that forbids unknown fields. Raises: Problem (400)."""
+    given: dict[str, str] = {}
+    for name, value in request.query.items():
+        if name in given:
+            raise bad_query(name, "stands twice; give it once")
+        given[name] = value
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        fault = field_error(str(error), names_of(kind))
+        raise bad_query(fault.pointer.strip("/"), fault.detail) from error
+
+
+def names_of(kind: type[msgspec.Struct]) -> Fields:
+    """For bodies and queries of one level."""
+    return {"": tuple(field.encode_name for field in msgspec.structs.fields(kind))}
+
+
+def field_error(complaint: str, fields: Fields = _FIELDS) -> FieldError:
     """msgspec's text as pointer, code and remedy."""
     located = _AT.fullmatch(complaint)
     text, path = (located[1], located[2]) if located else (complaint, "")
     pointer = _pointer(path)
     if unknown := _UNKNOWN.fullmatch(text):
-        return _unknown_field(pointer, unknown[1])
+        return _unknown_field(pointer, unknown[1], fields.get(pointer, ()))
     if missing := _MISSING.fullmatch(text):
         return FieldError(f"{pointer}/{escaped(missing[1])}", "required", f"{missing[1]} is missing; add it")
     return FieldError(pointer, "wrong_type", f"{text[:1].lower()}{text[1:]}; change it")
@@ -112,11 +150,11 @@ def escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
-def _unknown_field(parent: str, name: str) -> FieldError:
+def _unknown_field(parent: str, name: str, known: tuple[str, ...]) -> FieldError:
     pointer = f"{parent}/{escaped(name)}"
-    known = _FIELDS.get(parent, ())
     nearest = difflib.get_close_matches(name, known, n=1)
-    advice = f"did you mean {nearest[0]}?" if nearest else f"remove it; there are {', '.join(known)}"
+    there_are = f"; there are {', '.join(known)}" if known else ""
+    advice = f"did you mean {nearest[0]}?" if nearest else f"remove it{there_are}"
     return FieldError(pointer, "unknown_field", f"{name[:64]} is not known; {advice}")
 
 

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-import msgspec
 import structlog
 from aiohttp import web
 
@@ -16,14 +15,14 @@ from libs.common.contracts import CreateTask, encode
 from libs.common.egress import EgressRules
 from libs.common.ids import derived_id, new_id
 from libs.common.topology import CREATE, Route
-from services.ingest.auth import Keys
 from services.ingest.creation import Sender, create, this_millisecond
-from services.ingest.problems import Problem, not_found, unsupported_media_type
+from services.ingest.endpoint import JSON, Endpoint, caller_of, json_response
+from services.ingest.problems import Problem, not_found
 from services.ingest.replays import Replays
-from services.ingest.requests import read_task
+from services.ingest.requests import NewTask, json_body, read_task
 from services.ingest.stored import StoredAttempt, StoredTask, just_created
 from services.ingest.trace import TASK_ID, traceparent
-from services.ingest.view import attempt_views, task_view
+from services.ingest.view import AttemptList, TaskView, attempt_views, task_view
 
 # A task is projected milliseconds after its 201; a reader who is faster than that waits.
 MISS_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.6, 0.65)
@@ -49,25 +48,50 @@ class Remembers(Protocol):
 
 
 class TaskDoor:
-    def __init__(self, keys: Keys, publisher: Publishes, history: Remembers, clock: Clock, egress: EgressRules) -> None:
-        self._keys = keys
+    def __init__(self, publisher: Publishes, history: Remembers, clock: Clock, egress: EgressRules) -> None:
         self._publisher = publisher
         self._history = history
         self._replays = Replays(history)
         self._clock = clock
         self._egress = egress
 
-    def routes(self) -> list[web.RouteDef]:
+    def endpoints(self) -> list[Endpoint]:
         return [
-            web.post("/v1/tasks", self.create),
-            web.get("/v1/tasks/{id}", self.show),
-            web.get("/v1/tasks/{id}/attempts", self.attempts),
+            Endpoint(
+                method="POST",
+                path="/v1/tasks",
+                handler=self.create,
+                scope="tasks:write",
+                summary="Schedule a call",
+                takes={JSON: NewTask},
+                headers=("Idempotency-Key", "traceparent"),
+                gives={201: TaskView},
+                problems=(400, 409, 413, 415, 422, 503),
+            ),
+            Endpoint(
+                method="GET",
+                path="/v1/tasks/{id}",
+                handler=self.show,
+                scope="tasks:read",
+                summary="A task, payload included",
+                gives={200: TaskView},
+                problems=(404, 503),
+            ),
+            Endpoint(
+                method="GET",
+                path="/v1/tasks/{id}/attempts",
+                handler=self.attempts,
+                scope="tasks:read",
+                summary="Each call of a task, and what was answered",
+                gives={200: AttemptList},
+                problems=(404, 503),
+            ),
         ]
 
     async def create(self, request: web.Request) -> web.Response:
         """201 after the broker's confirm, never before."""
-        project = self._keys.project_of(request.headers.get("Authorization"))
-        raw = await _json_body(request)
+        project = caller_of(request).project
+        raw = await json_body(request)
         new = read_task(raw)
         key = idempotency_key(request)
         sender = Sender(
@@ -86,15 +110,15 @@ class TaskDoor:
         return _created(just_created(task), task.created_at, {})
 
     async def show(self, request: web.Request) -> web.Response:
-        project = self._keys.project_of(request.headers.get("Authorization"))
+        project = caller_of(request).project
         task = await self._found(project, request.match_info["id"])
-        return _json(task_view(task, self._clock.now()))
+        return json_response(task_view(task, self._clock.now()))
 
     async def attempts(self, request: web.Request) -> web.Response:
-        project = self._keys.project_of(request.headers.get("Authorization"))
+        project = caller_of(request).project
         task = await self._found(project, request.match_info["id"])
         views = attempt_views(task, await self._history.attempts(task.id))
-        return _json({"data": views, "next_cursor": None})
+        return json_response(AttemptList(data=views))
 
     async def _found(self, project: str, text: str) -> StoredTask:
         id_ = _uuid(text)
@@ -129,14 +153,7 @@ def _replay(earlier: StoredTask, fingerprint: str, now: datetime) -> web.Respons
 
 def _created(task: StoredTask, now: datetime, headers: dict[str, str]) -> web.Response:
     headers["Location"] = f"/v1/tasks/{task.id}"
-    return _json(task_view(task, now), status=201, headers=headers)
-
-
-async def _json_body(request: web.Request) -> bytes:
-    is_json = request.content_type == "application/json" or request.content_type.endswith("+json")
-    if "Content-Type" in request.headers and not is_json:
-        raise unsupported_media_type("application/json")
-    return await request.read()
+    return json_response(task_view(task, now), status=201, headers=headers)
 
 
 def _uuid(text: str) -> UUID:
@@ -144,9 +161,3 @@ def _uuid(text: str) -> UUID:
         return UUID(text)
     except ValueError:
         raise not_found("There is no task under this id, which is no UUID") from None
-
-
-def _json(value: object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(value), status=status, headers=headers, content_type="application/json"
-    )

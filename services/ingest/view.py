@@ -73,6 +73,13 @@ class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
     curl: str
 
 
+class AttemptList(msgspec.Struct, frozen=True, kw_only=True):
+    """Oldest first."""
+
+    data: list[AttemptView]
+    next_cursor: str | None = None
+
+
 class _Body(NamedTuple):
     json: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     text: str | msgspec.UnsetType = msgspec.UNSET

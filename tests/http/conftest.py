@@ -102,11 +102,11 @@ async def anonymous(
     """A client without a key."""
     keys, clock = Keys(KEY), SystemClock()
     doors = (
-        TaskDoor(keys, broker, history, clock, egress),
+        TaskDoor(broker, history, clock, egress),
         LegacyDoor(keys, broker, clock, legacy_rules, egress),
-        FallbackDoor(keys, broker, clock),
+        FallbackDoor(broker, clock),
     )
-    return await aiohttp_client(build_app(doors, version="1.2.3", body_bytes_max=BODY_BYTES_MAX))
+    return await aiohttp_client(build_app(doors, keys, version="1.2.3", body_bytes_max=BODY_BYTES_MAX))
 
 
 @pytest.fixture

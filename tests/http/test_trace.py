@@ -47,8 +47,8 @@ async def traced(
     egress: EgressRules,
 ) -> Client:
     keys, clock = Keys(KEY), SystemClock()
-    doors = (TaskDoor(keys, broker, history, clock, egress), LegacyDoor(keys, broker, clock, legacy_rules, egress))
-    app = build_app(doors, version="1.2.3", body_bytes_max=BODY_BYTES_MAX, tracer=recorder.tracer)
+    doors = (TaskDoor(broker, history, clock, egress), LegacyDoor(keys, broker, clock, legacy_rules, egress))
+    app = build_app(doors, keys, version="1.2.3", body_bytes_max=BODY_BYTES_MAX, tracer=recorder.tracer)
     return await aiohttp_client(app, headers={"Authorization": f"Bearer {KEY}"})
 
 

@@ -55,13 +55,13 @@ def test_a_misspelt_field_gets_a_suggestion() -> None:
 
 
 @pytest.mark.parametrize("authorization", [f"Bearer {KEY}", f"bearer {KEY}", f"BEARER  {KEY} "])
-def test_the_bootstrap_key_opens_the_default_project(authorization: str) -> None:
-    assert Keys(KEY).project_of(authorization) == BOOTSTRAP_PROJECT
+async def test_the_bootstrap_key_opens_the_default_project(authorization: str) -> None:
+    assert (await Keys(KEY).caller(authorization)).project == BOOTSTRAP_PROJECT
 
 
 @pytest.mark.parametrize("authorization", [None, "", "Bearer", f"Basic {KEY}", KEY, f"Bearer {KEY}x", "Bearer \udcff"])
-def test_every_refusal_reads_the_same(authorization: str | None) -> None:
+async def test_every_refusal_reads_the_same(authorization: str | None) -> None:
     with pytest.raises(Problem) as caught:
-        Keys(KEY).project_of(authorization)
+        await Keys(KEY).caller(authorization)
     assert (caught.value.status, caught.value.headers) == (401, {"WWW-Authenticate": "Bearer"})
     assert KEY not in caught.value.detail
