@@ -401,8 +401,33 @@ class Notice(Message, frozen=True, kw_only=True, tag="Notice.1"):
     message: str
 
 
+class Tally(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Failures alike: `count` with the newest, which stands in `failed` at the same place.
+
+    `is_new`: the digest before had none of this kind.
+    """
+
+    count: int
+    first_at: datetime
+    last_at: datetime
+    is_new: bool = False
+
+
+class NoticeTally(msgspec.Struct, frozen=True, kw_only=True):
+    """Notices of one project under one subject that found no room in full."""
+
+    project: str
+    subject: str
+    count: int
+
+
 class DigestPage(Message, frozen=True, kw_only=True, tag="DigestPage.1"):
-    """One mail to send. `Message-ID` and `Date` come from here, so that a redelivery is the same mail."""
+    """One mail to send. `Message-ID` and `Date` come from here, so that a redelivery is the same mail.
+
+    `failed` has one task of each kind, counted by the tally at the same place; without `tallies` it has all there are.
+    `failed_more` and `notices_more` found no room even as a kind; `unreadable` entries are in parking. `recipients`
+    are those of the settings when there are none. `is_urgent`: one task, told at once.
+    """
 
     id: UUID
     created_at: datetime
@@ -410,6 +435,42 @@ class DigestPage(Message, frozen=True, kw_only=True, tag="DigestPage.1"):
     tries: int = 0
     failed: tuple[FailedTask, ...] = ()
     notices: tuple[Notice, ...] = ()
+    tallies: tuple[Tally, ...] = ()
+    failed_more: int = 0
+    notice_tallies: tuple[NoticeTally, ...] = ()
+    notices_more: int = 0
+    unreadable: int = 0
+    recipients: tuple[str, ...] = ()
+    is_urgent: bool = False
+
+
+class LastDigest(Message, frozen=True, kw_only=True, tag="LastDigest.1"):
+    """mailer -> itself: when the last digest was collected, and the causes in it, each as 16 hex digits."""
+
+    collected_at: datetime
+    causes: tuple[str, ...] = ()
+
+
+class AskDigest(Message, frozen=True, kw_only=True, tag="AskDigest.1"):
+    """ingest -> mailer, answered by `DigestAnswer`: collect and send now, or only say how things stand."""
+
+    command_id: UUID
+    action: Literal["now", "status"]
+
+
+class DigestAnswer(Message, frozen=True, kw_only=True, tag="DigestAnswer.1"):
+    """mailer -> who asked.
+
+    `collected`: the entries that waited are in `pages` mails in the outbox, none when nothing waited. `busy`: another
+    replica collects. `status`: nothing was done. `last_at` is when a digest was last collected, None when nobody knows.
+    """
+
+    command_id: UUID
+    result: Literal["collected", "busy", "status"]
+    waiting: int
+    pages: int = 0
+    next_at: datetime
+    last_at: datetime | None = None
 
 
 Event = TaskAccepted | TaskConflict | AttemptFinished | TaskFinished | TaskParked | TargetChanged
@@ -420,9 +481,9 @@ SchedulerCommand = TaskCommand | ScheduleCommand
 SchedulerAnswer = TaskAnswer | ScheduleAnswer | ScheduleList
 DispatcherCommand = SetControl | CancelTask
 DispatcherAnswer = ControlAnswer | CancelAnswer
-Command = SchedulerCommand | DispatcherCommand
-Answer = SchedulerAnswer | DispatcherAnswer
-AnyMessage = CreateTask | ReturnTask | Command | Answer | TaskDue | Event | FallbackEntry | DigestPage
+Command = SchedulerCommand | DispatcherCommand | AskDigest
+Answer = SchedulerAnswer | DispatcherAnswer | DigestAnswer
+AnyMessage = CreateTask | ReturnTask | Command | Answer | TaskDue | Event | FallbackEntry | DigestPage | LastDigest
 
 _encoder = msgspec.json.Encoder()
 _call_decoder = msgspec.json.Decoder(Call)

@@ -71,6 +71,7 @@ INGEST_HISTORY = "ingest.history"
 FALLBACK = "FallbackAPIQueue"
 MAILER_OUTBOX = "mailer.outbox"
 MAILER_COMMANDS = "mailer.commands"
+MAILER_MEMORY = "mailer.memory"
 PARKING = "parking"
 
 PARKING_EXCHANGE = "carillon.parking"
@@ -89,6 +90,9 @@ ATTEMPT_EVENT = Route("carillon.events", "attempt.event")
 TARGET_EVENT = Route("carillon.events", "target.event")
 FALLBACK_ENTRY = Route("carillon.fallback", "fallback")
 DIGEST_PAGE = Route("carillon.digest", "page", items_max=1)
+URGENT_NOTICE = Route("carillon.digest", "notice", items_max=1)
+DIGEST_MEMORY = Route("carillon.digest", "memory", items_max=1)
+MAILER_COMMAND = Route("carillon.mailer", "command", items_max=1)
 PARKED = Route(PARKING_EXCHANGE, "", items_max=1)
 
 
@@ -120,6 +124,7 @@ REPUBLISH: Mapping[str, Route] = {
     DISPATCHER_COMMANDS: DISPATCHER_COMMAND,
     INGEST_HISTORY: TASK_EVENT,
     MAILER_OUTBOX: DIGEST_PAGE,
+    MAILER_COMMANDS: MAILER_COMMAND,
     FALLBACK: FALLBACK_ENTRY,
 }
 
@@ -202,6 +207,11 @@ _QUEUES = (
     _work(FALLBACK, bytes_max=256 * MIB, is_single_active=True),  # one digest, whichever replica collects it
     _work(MAILER_OUTBOX),
     _work(MAILER_COMMANDS, bytes_max=16 * MIB),
+    # One message, the newest, that is looked at and given back.
+    Queue(
+        MAILER_MEMORY,
+        {"x-queue-type": "quorum", "x-max-length": 1, "x-delivery-limit": DELIVERY_LIMIT_OUT_OF_REACH},
+    ),
     Queue(PARKING, {"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT_OUT_OF_REACH}),
 )
 
@@ -219,6 +229,7 @@ _BINDINGS = (
     Binding("carillon.fallback", "fallback", FALLBACK),
     Binding("carillon.digest", "page", MAILER_OUTBOX),
     Binding("carillon.digest", "notice", MAILER_OUTBOX),
+    Binding("carillon.digest", "memory", MAILER_MEMORY),
     Binding("carillon.mailer", "command", MAILER_COMMANDS),
     Binding(MAILER_RETRY_DUE_EXCHANGE, "", MAILER_OUTBOX),
     Binding(PARKING_EXCHANGE, "", PARKING),

@@ -5,10 +5,12 @@ from contextlib import AsyncExitStack
 
 from libs.common import topology
 from libs.common.admin import AdminServer
+from libs.common.asking import Replier, asked_decoder
 from libs.common.clock import SystemClock
 from libs.common.connection import Link
 from libs.common.consumer import ItemConsumer
-from libs.common.contracts import DigestPage
+from libs.common.contracts import AskDigest, DigestPage
+from libs.common.digest.render import Letterhead
 from libs.common.intake import Intake, decoder
 from libs.common.lifecycle import Worker, run, run_until_stopped
 from libs.common.logs import configure_logs
@@ -17,8 +19,8 @@ from libs.common.publisher import Publisher
 from libs.common.settings import load
 from libs.common.version import VERSION
 from services.mailer.collect import FallbackQueue
+from services.mailer.commands import Commands
 from services.mailer.outbox import Outbox
-from services.mailer.render import Letterhead
 from services.mailer.runs import Runs
 from services.mailer.schedule import Schedule
 from services.mailer.settings import MailerSettings
@@ -26,6 +28,7 @@ from services.mailer.smtp import SmtpServer
 
 # One mail at a time: a crash repeats at most one, and a mail server is not flooded after an outage.
 MAILS_AT_A_TIME = 1
+COMMANDS_AT_A_TIME = 1
 
 
 async def main() -> None:
@@ -39,14 +42,19 @@ async def main() -> None:
     publisher = Publisher()
     publishing.join(publisher)
 
-    fallback = FallbackQueue(publisher, clock)
+    fallback, replier = FallbackQueue(publisher, clock, settings.routes), Replier()
     runs = Runs(fallback, Schedule(settings.digest_cron, settings.digest_timezone), clock)
+    asked = Intake(topology.MAILER_COMMANDS, asked_decoder(AskDigest), publisher, prefetch=COMMANDS_AT_A_TIME)
+    commands = Commands(runs, fallback, replier)
 
     server = SmtpServer.from_url(settings.smtp_url.get_secret_value())
-    outbox = Outbox(server.send, publisher, Letterhead(settings.digest_from, settings.digest_to))
+    letterhead = Letterhead(settings.digest_from, settings.digest_to, settings.public_url)
+    outbox = Outbox(server.send, publisher, letterhead)
     pages = Intake(topology.MAILER_OUTBOX, decoder(DigestPage), publisher, prefetch=MAILS_AT_A_TIME)
     consuming.join(fallback)
     consuming.join(pages)
+    consuming.join(replier)
+    consuming.join(asked)
 
     async with AsyncExitStack() as opened:  # closed last-in first-out, after the drain
         await opened.enter_async_context(publishing)
@@ -61,6 +69,7 @@ async def main() -> None:
             consuming,
             runs,
             ItemConsumer(pages, outbox.handle, asyncio.Semaphore(MAILS_AT_A_TIME)),
+            ItemConsumer(asked, commands.handle, asyncio.Semaphore(COMMANDS_AT_A_TIME)),
         ]
         await run_until_stopped(workers, drain_s=settings.drain_s)
 

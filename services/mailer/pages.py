@@ -1,89 +1,131 @@
-"""What shares a mail. Pure: entries in, pages out.
+"""What a run has taken becomes pages. Pure, and bounded whatever comes.
 
-A batch is made of whole messages where they fit, so that one publish covers what one ack settles.
+Failures are counted by cause, notices stand in full: the first page of each reader has the causes, and as many pages
+as `PAGES_MAX` have the notices. What finds no room is counted.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import NamedTuple
+from html import escape
 
-from libs.common.contracts import DigestPage, FailedTask, FallbackEntry, Notice
+from libs.common.contracts import DigestPage, FailedTask, FallbackEntry, Notice, NoticeTally
+from libs.common.digest.render import TEXT_CHARACTERS_MAX
+from libs.common.digest.tally import Groups, one_line, tallies_of, trimmed
 from libs.common.ids import new_id
-from libs.common.topology import MIB
 
-ITEMS_MAX = 500
-BYTES_MAX = MIB
+PAGES_MAX = 10
+"""Mails to the same readers in one run."""
+NOTICES_BYTES_MAX = 32 * 1024
+"""Of a page, as HTML; a single notice may have more."""
+CAUSES_MAX = 300
+"""Of a page. A thousand more are remembered, to know what is new."""
+SUBJECTS_MAX = 100
+SEEN_MAX = 100_000
+
+Recipients = tuple[str, ...]
 
 
-class Line(NamedTuple):
-    """One entry of the digest and the bytes that it has in its message."""
+class Gathering:
+    """The entries of one run. `routes` gives the readers of a project; () stands for those of everything else."""
 
-    entry: FallbackEntry
-    size: int
+    def __init__(self, routes: Mapping[str, Recipients]) -> None:
+        self.unreadable = 0
+        self._routes = routes
+        self._readers: dict[Recipients, _Reader] = {}
+        self._seen: dict[bytes, None] = {}
+
+    def add(self, entries: Iterable[FallbackEntry]) -> None:
+        for entry in entries:
+            if not self._is_repeated(entry):
+                readers = self._routes.get(entry.project, ())
+                self._readers.setdefault(readers, _Reader()).add(entry)
+
+    def pages(self, created_at: datetime, known: frozenset[str] | None) -> list[DigestPage]:
+        """None when nothing was there; `known` are the causes of the digest before, if anybody remembers."""
+        if self.unreadable:
+            self._readers.setdefault((), _Reader())
+        return [
+            page
+            for recipients, reader in self._readers.items()
+            for page in reader.pages(created_at, known, recipients, 0 if recipients else self.unreadable)
+        ]
+
+    def causes(self) -> tuple[str, ...]:
+        """All that failed, as it is remembered until the next digest."""
+        readers = self._readers.values()
+        return tuple(sorted({group.cause.digest for reader in readers for group in reader.failed.worst_first()}))
+
+    def _is_repeated(self, entry: FallbackEntry) -> bool:
+        """A redelivered event is the same (id, generation, state), and comes soon after."""
+        what = f"{entry.generation} {entry.state}" if isinstance(entry, FailedTask) else ""
+        key = entry.id.bytes + what.encode()
+        if key in self._seen:
+            return True
+        self._seen[key] = None
+        if len(self._seen) > SEEN_MAX:
+            del self._seen[next(iter(self._seen))]
+        return False
 
 
-class Batch:
-    """The lines of the messages gathered for the next page."""
+class _Reader:
+    """What is for the same people."""
 
     def __init__(self) -> None:
-        self.lines: list[Line] = []
+        self.failed = Groups()
+        self._notices: list[list[Notice]] = [[]]
         self._bytes = 0
-        self._settle: Callable[[], Awaitable[object]] | None = None
+        self._subjects: dict[tuple[str, str], int] = {}
+        self._notices_more = 0
 
-    def has_room_for(self, lines: Sequence[Line]) -> bool:
-        """An empty batch takes any message: one that is larger than a page is cut later, by `pages`."""
-        fits = len(self.lines) + len(lines) <= ITEMS_MAX and self._bytes + _bytes(lines) <= BYTES_MAX
-        return fits or not self.lines
+    def add(self, entry: FallbackEntry) -> None:
+        if isinstance(entry, FailedTask):
+            self.failed.add(entry)
+        else:
+            self._add_notice(entry)
 
-    def add(self, lines: Sequence[Line], settle: Callable[[], Awaitable[object]]) -> None:
-        """`lines` are one message's; `settle` acks that message and all before it."""
-        self._settle = settle
-        self.lines += lines
-        self._bytes += _bytes(lines)
+    def pages(
+        self, created_at: datetime, known: frozenset[str] | None, recipients: Recipients, unreadable: int
+    ) -> list[DigestPage]:
+        groups = self.failed.worst_first()
+        shown, hidden = groups[:CAUSES_MAX], groups[CAUSES_MAX:]
+        first = DigestPage(
+            id=new_id(),
+            created_at=created_at,
+            number=1,
+            failed=tuple(trimmed(group.newest) for group in shown),
+            tallies=tallies_of(shown, known),
+            failed_more=self.failed.more + sum(group.count for group in hidden),
+            notices=tuple(self._notices[0]),
+            notice_tallies=tuple(NoticeTally(project=p, subject=s, count=n) for (p, s), n in self._subjects.items()),
+            notices_more=self._notices_more,
+            unreadable=unreadable,
+            recipients=recipients,
+        )
+        rest = [
+            DigestPage(id=new_id(), created_at=created_at, number=number, notices=tuple(notices), recipients=recipients)
+            for number, notices in enumerate(self._notices[1:], 2)
+        ]
+        return [first, *rest]
 
-    async def settle(self) -> None:
-        if self._settle is not None:
-            await self._settle()
+    def _add_notice(self, notice: Notice) -> None:
+        size = _html_bytes(notice)
+        page = self._notices[-1]
+        if not page or self._bytes + size <= NOTICES_BYTES_MAX:
+            page.append(notice)
+            self._bytes += size
+        elif len(self._notices) < PAGES_MAX:
+            self._notices.append([notice])
+            self._bytes = size
+        else:
+            self._count(notice)
 
-    def pages(self, first_number: int, created_at: datetime) -> list[DigestPage]:
-        """One page as a rule; none when nothing was readable, several when one message is larger than a page."""
-        numbered = enumerate(_cut(unique(self.lines)), first_number)
-        return [_page(number, created_at, lines) for number, lines in numbered]
-
-
-def unique(lines: Iterable[Line]) -> list[Line]:
-    """Without repeats: a redelivered event is the same (id, generation, state)."""
-    seen: dict[object, Line] = {}
-    for line in lines:
-        seen.setdefault(_identity(line.entry), line)
-    return list(seen.values())
-
-
-def _identity(entry: FallbackEntry) -> object:
-    return (entry.id, entry.generation, entry.state) if isinstance(entry, FailedTask) else entry.id
+    def _count(self, notice: Notice) -> None:
+        key = (one_line(notice.project), one_line(notice.subject))
+        if key in self._subjects or len(self._subjects) < SUBJECTS_MAX:
+            self._subjects[key] = self._subjects.get(key, 0) + 1
+        else:
+            self._notices_more += 1
 
 
-def _cut(lines: Sequence[Line]) -> Iterator[list[Line]]:
-    part: list[Line] = []
-    for line in lines:
-        if part and (len(part) == ITEMS_MAX or _bytes(part) + line.size > BYTES_MAX):
-            yield part
-            part = []
-        part.append(line)
-    if part:
-        yield part
-
-
-def _bytes(lines: Iterable[Line]) -> int:
-    return sum(line.size for line in lines)
-
-
-def _page(number: int, created_at: datetime, lines: Sequence[Line]) -> DigestPage:
-    entries = [line.entry for line in lines]
-    return DigestPage(
-        id=new_id(),
-        created_at=created_at,
-        number=number,
-        failed=tuple(entry for entry in entries if isinstance(entry, FailedTask)),
-        notices=tuple(entry for entry in entries if isinstance(entry, Notice)),
-    )
+def _html_bytes(notice: Notice) -> int:
+    return len(escape(notice.subject + notice.message[:TEXT_CHARACTERS_MAX]).encode(errors="replace"))

@@ -8,11 +8,14 @@ from datetime import datetime
 from typing import Protocol
 
 import structlog
+from prometheus_client import Gauge
 
 from libs.common.clock import Clock
+from libs.common.contracts import LastDigest
 from libs.common.lifecycle import Backoff, pause
+from libs.common.metrics import REGISTRY
 from libs.common.topology import FALLBACK, FALLBACK_ENTRY, topology
-from services.mailer.collect import Interrupted, Occupied
+from services.mailer.collect import Collected, Interrupted, Occupied
 from services.mailer.schedule import Schedule
 
 LOOK_EVERY_S = 60.0
@@ -27,6 +30,12 @@ def _half_full() -> int:
 
 HALF_FULL_MESSAGES = _half_full()
 
+WAITING_SINCE = Gauge(
+    "carillon_mailer_waiting_since_timestamp_seconds",
+    "When the fallback queue was first seen not to be empty, or the last digest if that is not known; 0: it is empty",
+    registry=REGISTRY,
+)
+
 log = structlog.get_logger(__name__)
 
 
@@ -35,7 +44,11 @@ class Fallback(Protocol):
 
     async def waiting(self) -> int: ...
 
-    async def collect(self, messages_max: int, stopping: asyncio.Event) -> int: ...
+    async def last(self) -> LastDigest | None: ...
+
+    async def note_empty(self) -> None: ...
+
+    async def collect(self, messages_max: int, stopping: asyncio.Event) -> Collected: ...
 
 
 class Runs:
@@ -44,14 +57,17 @@ class Runs:
     name = "digest runs"
 
     def __init__(self, fallback: Fallback, schedule: Schedule, clock: Clock) -> None:
+        self.next_at: datetime = schedule.after(clock.now())
         self._fallback = fallback
         self._schedule = schedule
         self._clock = clock
-        self.next_at: datetime = schedule.after(clock.now())
+        self._is_resumed = False
+        self._waiting_since = 0.0
+        self._turn = asyncio.Lock()
 
     async def run(self, stopping: asyncio.Event) -> None:
         backoff = Backoff(first_s=1.0, cap_s=30.0)
-        nap_s = self._nap_s()
+        nap_s = 0.0
         while not await pause(stopping, nap_s):
             try:
                 await self.one_pass(stopping)
@@ -64,20 +80,60 @@ class Runs:
 
     async def one_pass(self, stopping: asyncio.Event) -> None:
         """Look, and collect if it is time or too much waits. Raises: Interrupted; the run is then still due."""
-        waiting = await self._fallback.waiting()
-        is_due = self._clock.now() >= self.next_at
-        if waiting and (is_due or waiting > HALF_FULL_MESSAGES):
-            await self._collect(waiting, is_due, stopping)
-        if is_due:
-            self.next_at = self._schedule.after(self._clock.now())
+        async with self._turn:
+            await self._resume()
+            waiting = await self._look()
+            is_due = self._clock.now() >= self.next_at
+            try:
+                if waiting and (is_due or waiting > HALF_FULL_MESSAGES):
+                    await self._collect(waiting, "schedule" if is_due else "half full", stopping)
+                elif is_due:
+                    await self._fallback.note_empty()
+            except Occupied as error:
+                log.info("run.left", reason=str(error))
+            if is_due:
+                self.next_at = self._schedule.after(self._clock.now())
 
-    async def _collect(self, waiting: int, is_due: bool, stopping: asyncio.Event) -> None:
-        try:
-            pages = await self._fallback.collect(waiting, stopping)
-        except Occupied as error:
-            log.info("run.left", reason=str(error))
+    async def now(self, stopping: asyncio.Event) -> Collected:
+        """A digest of what waits, at once; the schedule stays. Raises: Occupied, Interrupted."""
+        async with self._turn:
+            return await self._collect(await self._look(), "command", stopping)
+
+    async def _resume(self) -> None:
+        """However many runs were missed while nobody was there, they are one, and it is due now."""
+        if self._is_resumed:
+            return
+        last = await self._fallback.last()
+        if last is None:
+            await self._fallback.note_empty()
         else:
-            log.info("run.finished", messages=waiting, pages=pages, cause="schedule" if is_due else "half full")
+            self.next_at = min(self.next_at, self._schedule.after(last.collected_at))
+            self._wait_from(last.collected_at.timestamp())
+        self._is_resumed = True
+
+    async def _look(self) -> int:
+        waiting = await self._fallback.waiting()
+        if not waiting:
+            self._wait_from(0.0)
+        elif not self._waiting_since:
+            self._wait_from(self._clock.now().timestamp())
+        return waiting
+
+    async def _collect(self, waiting: int, cause: str, stopping: asyncio.Event) -> Collected:
+        """As many digests as it takes; one, as a rule."""
+        messages = pages = 0
+        while messages < waiting and not stopping.is_set():
+            collected = await self._fallback.collect(waiting - messages, stopping)
+            if not collected.messages:
+                break
+            messages, pages = messages + collected.messages, pages + collected.pages
+        log.info("run.finished", messages=messages, pages=pages, cause=cause)
+        self._wait_from(0.0)
+        return Collected(messages, pages)
+
+    def _wait_from(self, timestamp: float) -> None:
+        self._waiting_since = timestamp
+        WAITING_SINCE.set(timestamp)
 
     def _nap_s(self) -> float:
         # At most a minute, so that a stepped clock or a suspended machine is noticed.

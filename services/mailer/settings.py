@@ -4,6 +4,7 @@ import re
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
+from yarl import URL
 
 from libs.common.ports import ADMIN_PORTS
 from libs.common.settings import AdminPort, CommaStrings, CommonSettings
@@ -25,6 +26,24 @@ def _addresses(texts: tuple[str, ...]) -> tuple[str, ...]:
     if not texts:
         raise ValueError("should name at least one mail address")
     return tuple(_address(text) for text in texts)
+
+
+def _routes(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        project, equals, address = text.partition("=")
+        if not equals or not project.strip():
+            raise ValueError("should be project=address, with commas between such pairs")
+        _address(address.strip())
+    return texts
+
+
+def _web_address(url: str | None) -> str | None:
+    if url is None:
+        return None
+    parts = URL(url)
+    if parts.scheme not in {"http", "https"} or not parts.host or parts.query_string or parts.fragment:
+        raise ValueError("should be the address of ingest as people reach it, such as https://carillon.example.com")
+    return url.rstrip("/")
 
 
 def _readable(url: SecretStr) -> SecretStr:
@@ -57,3 +76,19 @@ class MailerSettings(CommonSettings):
     digest_timezone: Annotated[str, AfterValidator(_timezone)] = Field(
         "UTC", description="IANA time zone of the cron expression."
     )
+    digest_to_projects: Annotated[CommaStrings, AfterValidator(_routes)] = Field(
+        (),
+        description="Who gets a project's part instead of CARILLON_DIGEST_TO: project=address, with commas between.",
+    )
+    public_url: Annotated[str | None, AfterValidator(_web_address)] = Field(
+        None, description="Address of ingest as people reach it, for the links in digests."
+    )
+
+    @property
+    def routes(self) -> dict[str, tuple[str, ...]]:
+        """The readers of each project that has its own."""
+        routes: dict[str, tuple[str, ...]] = {}
+        for text in self.digest_to_projects:
+            project, _, address = (part.strip() for part in text.partition("="))
+            routes[project] = (*routes.get(project, ()), address)
+        return routes

@@ -7,7 +7,7 @@ client certificate are named as in an amqps URL: `?cafile=...&certfile=...&keyfi
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from email.message import EmailMessage
-from typing import Literal, Self, get_args
+from typing import Literal, NamedTuple, Self, get_args
 
 import aiosmtplib
 import structlog
@@ -19,6 +19,7 @@ CONNECT_S = 10.0
 # Each command of the mail itself. A server that scans mails answers DATA late (RFC 5321 section 4.5.3.2.6 allows
 # 10 minutes), and one cut off before its 250 gets the same mail again and again.
 TRANSFER_S = 60.0
+PERMANENT = 500
 
 Scheme = Literal["smtp", "smtp+starttls", "smtps"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
@@ -43,6 +44,19 @@ class MailRefused(NotSent):
     """The server said no: to us, to the sender, to every recipient or to the mail."""
 
     outcome = "refused"
+
+
+class LoginRefused(NotSent):
+    """User or password are wrong. Asking again and again locks accounts."""
+
+    outcome = "login"
+
+
+class Sent(NamedTuple):
+    """The server has the mail for somebody. `later` were put off (4xx), `never` refused for good (5xx)."""
+
+    later: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,23 +90,29 @@ class SmtpServer:
     def __str__(self) -> str:
         return f"{self.scheme}://{self.host}:{self.port}"
 
-    async def send(self, message: EmailMessage, recipients: Sequence[str]) -> None:
-        """Return when the server has taken the mail for at least one recipient; who was refused is logged.
+    async def send(self, message: EmailMessage, recipients: Sequence[str]) -> Sent:
+        """Return when the server has taken the mail for at least one recipient.
 
-        Raises: NotSent (`MailAway` or `MailRefused`).
+        Raises: NotSent (`MailAway`, `MailRefused` or `LoginRefused`).
         """
         try:
             async with self._client() as client:
                 refused, _ = await client.sendmail(
                     message["From"].addresses[0].addr_spec, recipients, message.as_bytes(), timeout=TRANSFER_S
                 )
+        except aiosmtplib.SMTPAuthenticationError as error:
+            raise LoginRefused(f"{self} refused user or password: {error}") from error
         except _NO as error:
             raise MailRefused(f"{self} refused the mail: {error}") from error
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
             why = tls_trouble(error) or str(error) or type(error).__name__
             raise MailAway(f"{self} gave no answer: {why}") from error
-        if refused:
-            log.error("mail.partly-refused", server=str(self), recipients=sorted(refused))
+        for recipient, (code, text) in refused.items():
+            log.error("mail.recipient-refused", server=str(self), recipient=recipient, code=code, reason=text)
+        return Sent(
+            later=tuple(sorted(recipient for recipient, (code, _text) in refused.items() if code < PERMANENT)),
+            never=tuple(sorted(recipient for recipient, (code, _text) in refused.items() if code >= PERMANENT)),
+        )
 
     def _client(self) -> aiosmtplib.SMTP:
         return aiosmtplib.SMTP(

@@ -17,8 +17,10 @@ from libs.common.contracts import (
     CreateTask,
     HeldSchedule,
     Message,
+    NoticeTally,
     Schedule,
     SigningRule,
+    Tally,
     TargetRule,
     Task,
     TaskDue,
@@ -33,7 +35,17 @@ TYPES: dict[str, type[msgspec.Struct]] = {str(kind.__struct_config__.tag): kind 
 read_any = msgspec.json.Decoder[AnyMessage](AnyMessage).decode
 split = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
-NESTED: tuple[type[msgspec.Struct], ...] = (Call, Task, Schedule, HeldSchedule, TargetRule, SigningRule, Timing)
+NESTED: tuple[type[msgspec.Struct], ...] = (
+    Call,
+    Task,
+    Schedule,
+    HeldSchedule,
+    TargetRule,
+    SigningRule,
+    Timing,
+    Tally,
+    NoticeTally,
+)
 
 # What an absent field means. A message that was published without it keeps this meaning for ever.
 DEFAULTS: dict[type[msgspec.Struct], dict[str, object]] = {
@@ -105,7 +117,23 @@ DEFAULTS: dict[type[msgspec.Struct], dict[str, object]] = {
     TYPES["TaskParked.1"]: {},
     TYPES["FailedTask.1"]: {"status_code": None, "error": None, "error_detail": None, "labels": {}},
     TYPES["Notice.1"]: {},
-    TYPES["DigestPage.1"]: {"tries": 0, "failed": (), "notices": ()},
+    TYPES["DigestPage.1"]: {
+        "tries": 0,
+        "failed": (),
+        "notices": (),
+        "tallies": (),
+        "failed_more": 0,
+        "notice_tallies": (),
+        "notices_more": 0,
+        "unreadable": 0,
+        "recipients": (),
+        "is_urgent": False,
+    },
+    Tally: {"is_new": False},
+    NoticeTally: {},
+    TYPES["LastDigest.1"]: {"causes": ()},
+    TYPES["AskDigest.1"]: {},
+    TYPES["DigestAnswer.1"]: {"pages": 0, "last_at": None},
 }
 
 

@@ -16,7 +16,9 @@ ROUTES = [
 EXCHANGES = {exchange.name: exchange for exchange in TABLE.exchanges}
 QUEUES = {queue.name: queue for queue in TABLE.queues}
 RUNGS = [queue for queue in TABLE.queues if "x-message-ttl" in queue.arguments]
-WORK = [queue for queue in TABLE.queues if queue not in RUNGS and queue.name != topology.PARKING]
+KEPT = (topology.PARKING, topology.MAILER_MEMORY)
+"""What stands in them leaves by a person or a newer message, never by a limit."""
+WORK = [queue for queue in TABLE.queues if queue not in RUNGS and queue.name not in KEPT]
 
 
 def queues_for(exchange: Exchange, key: str) -> list[str]:

@@ -1,23 +1,26 @@
 """A mail server that keeps what it gets, and a mailer without its process: the parts wired as `__main__` does."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from email import message_from_bytes
+from email.policy import default
 
 from aio_pika.abc import AbstractConnection
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from libs.common import topology
 from libs.common.clock import SystemClock
 from libs.common.connection import Link
 from libs.common.consumer import ItemConsumer
 from libs.common.contracts import DigestPage, FailedTask, Notice, encode
+from libs.common.digest.render import Letterhead
 from libs.common.intake import Intake, decoder
 from libs.common.publisher import Publisher
 from services.mailer.collect import FallbackQueue
 from services.mailer.outbox import Outbox, Send
-from services.mailer.render import Letterhead
 from services.mailer.smtp import SmtpServer
 
 LETTERHEAD = Letterhead("carillon@example.org", ("ops@example.org",))
@@ -34,28 +37,61 @@ async def until(what: str, is_so: Callable[[], Awaitable[bool]], within_s: float
 
 @dataclass
 class Mailbox:
-    """An SMTP server that can go away and come back on the same port."""
+    """An SMTP server that can go away and come back on the same port, and that can be made to misbehave.
+
+    `refusals` are answers to RCPT by address; `password`, once set, is asked for; `before_answer` runs when a mail is
+    kept and its 250 not yet said, and may raise to hang up instead.
+    """
 
     port: int = 0
     answer: str = "250 kept"
+    refusals: dict[str, str] = field(default_factory=dict)
+    password: str | None = None
+    logins: int = 0
+    before_answer: Callable[[], Awaitable[None]] | None = None
     mails: list[bytes] = field(default_factory=list)
     recipients: list[list[str]] = field(default_factory=list)
     _server: asyncio.Server | None = None
 
     @property
     def server(self) -> SmtpServer:
-        return SmtpServer.from_url(f"smtp://127.0.0.1:{self.port}")
+        login = "" if self.password is None else "me:secret@"
+        return SmtpServer.from_url(f"smtp://{login}127.0.0.1:{self.port}")
 
-    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:
+    async def handle_RCPT(
+        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
+    ) -> str:
+        if address in self.refusals:
+            return self.refusals[address]
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:
         if self.answer.startswith("250"):
             assert isinstance(envelope.content, bytes)
             self.mails.append(envelope.content)
             self.recipients.append(list(envelope.rcpt_tos))
+        if self.before_answer is not None:
+            try:
+                await self.before_answer()
+            except ConnectionResetError:
+                assert isinstance(server.transport, asyncio.Transport)
+                server.transport.abort()
         return self.answer
+
+    def _login(
+        self, _server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, data: object
+    ) -> AuthResult:
+        assert isinstance(data, LoginPassword)
+        self.logins += 1
+        is_right = self.password is not None and data.password == self.password.encode()
+        return AuthResult(success=is_right, handled=False)
 
     async def open(self) -> None:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: SMTP(self, loop=loop), "127.0.0.1", self.port)
+        self._server = await loop.create_server(
+            lambda: SMTP(self, loop=loop, authenticator=self._login, auth_require_tls=False), "127.0.0.1", self.port
+        )
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
@@ -63,12 +99,16 @@ class Mailbox:
             self._server.close()
             await self._server.wait_closed()
 
-    async def has(self, count: int) -> None:
+    async def has(self, count: int, within_s: float = 10) -> None:
         async def is_so() -> bool:
             return len(self.mails) >= count
 
-        await until(f"{count} mails, {len(self.mails)} came", is_so)
+        await until(f"{count} mails, {len(self.mails)} came", is_so, within_s)
         assert len(self.mails) == count
+
+    def ids(self) -> list[str]:
+        """The Message-ID of each mail, in the order in which they came."""
+        return [str(message_from_bytes(mail, policy=default)["Message-ID"]) for mail in self.mails]
 
 
 @dataclass
@@ -90,16 +130,24 @@ class Mailer:
         return await self.fallback.waiting()
 
     async def collects(self, messages_max: int | None = None) -> int:
-        return await self.fallback.collect(messages_max or await self.waits(), asyncio.Event())
+        """Gives the number of pages."""
+        return (await self.fallback.collect(messages_max or await self.waits(), asyncio.Event())).pages
 
 
 @asynccontextmanager
-async def mailer(amqp_url: str, send: Send, *, rungs_ms: Sequence[int] = (RUNG_MS,)) -> AsyncIterator[Mailer]:
+async def mailer(
+    amqp_url: str,
+    send: Send,
+    *,
+    rungs_ms: Sequence[int] = (RUNG_MS,),
+    letterhead: Letterhead = LETTERHEAD,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> AsyncIterator[Mailer]:
     publishing = Link(amqp_url, "test publish", topology.topology())
     consuming = Link(amqp_url, "test consume", topology.topology())
     publisher = Publisher()
     fallback = FallbackQueue(publisher, SystemClock())
-    outbox = Outbox(send, publisher, LETTERHEAD, rungs_ms=rungs_ms)
+    outbox = Outbox(send, publisher, letterhead, rungs_ms=rungs_ms, monotonic=monotonic)
     pages = Intake(topology.MAILER_OUTBOX, decoder(DigestPage), publisher, prefetch=1)
     publishing.join(publisher)
     consuming.join(fallback)

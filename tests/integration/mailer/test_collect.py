@@ -39,22 +39,56 @@ async def test_many_entries_are_one_digest(broker: str, mailbox: Mailbox) -> Non
 async def test_a_run_that_finds_nothing_sends_nothing(broker: str, mailbox: Mailbox) -> None:
     async with mailer(broker, mailbox.server.send) as made:
         assert await made.fallback.waiting() == 0
-        assert await made.fallback.collect(1, asyncio.Event()) == 0
+        assert await made.fallback.collect(1, asyncio.Event()) == (0, 0)
         await made.puts(notice())
         await made.collects()
         await mailbox.has(1)
     assert subjects(mailbox) == ["Carillon: 1 notice"]
 
 
-async def test_more_than_a_page_is_several_mails(broker: str, mailbox: Mailbox) -> None:
+async def test_however_many_fail_alike_it_is_one_mail(broker: str, mailbox: Mailbox) -> None:
     async with mailer(broker, mailbox.server.send) as made:
         await made.puts(*(failed(number) for number in range(1, 1201)))
+        assert await made.collects() == 1
+        await mailbox.has(1)
+        assert await made.fallback.waiting() == 0
+    assert subjects(mailbox) == ["Carillon: 1200 tasks failed"]
+
+
+async def test_notices_that_do_not_fit_are_several_mails(broker: str, mailbox: Mailbox) -> None:
+    async with mailer(broker, mailbox.server.send) as made:
+        await made.puts(*(notice(number, message=f"{number:4} {'x' * 8_000}") for number in range(12)))
         assert await made.collects() == 3
         await mailbox.has(3)
-        assert await made.fallback.waiting() == 0
-    counts = [int(subject.split()[1]) for subject in subjects(mailbox)]
-    assert sum(counts) == 1200
-    assert max(counts) <= 500
+    assert subjects(mailbox) == [f"Carillon: 4 notices{page}" for page in ("", " (page 2)", " (page 3)")]
+    sent = b"".join(mailbox.mails)
+    assert all(f"{number:4} xxx".encode() in sent for number in range(12))
+
+
+async def test_the_next_digest_knows_what_was_in_the_last(broker: str, mailbox: Mailbox) -> None:
+    async with mailer(broker, mailbox.server.send) as made:
+        for url in ("https://old.example/", "https://new.example/"):
+            await made.puts(failed(1, url="https://old.example/"), failed(2, url=url))
+            await made.collects()
+        await mailbox.has(2)
+        last = await made.fallback.last()
+        assert last is not None
+        assert len(last.causes) == 2
+    news = [[line.strip() for line in mail.decode().splitlines() if line.endswith("[new]")] for mail in mailbox.mails]
+    assert news == [[], ["1 x failed: new.example: HTTP 503  [new]"]]
+
+
+async def test_an_empty_run_keeps_what_the_last_digest_had(broker: str, mailbox: Mailbox) -> None:
+    async with mailer(broker, mailbox.server.send) as made:
+        await made.puts(failed(1))
+        await made.collects()
+        before = await made.fallback.last()
+        await made.fallback.note_empty()
+        after = await made.fallback.last()
+        assert before is not None
+        assert after is not None
+        assert after.causes == before.causes
+        assert after.collected_at > before.collected_at
 
 
 async def test_what_arrives_during_a_run_waits_for_the_next(broker: str, mailbox: Mailbox) -> None:
@@ -76,7 +110,7 @@ async def test_what_cannot_be_read_is_parked_and_the_rest_is_sent(
         assert await made.collects() == 1
         await mailbox.has(1)
         assert await made.fallback.waiting() == 0
-    assert subjects(mailbox) == ["Carillon: 1 task failed, 1 notice"]
+    assert subjects(mailbox) == ["Carillon: 1 task failed, 1 notice, 2 entries unreadable"]
     parking = await (await amqp.channel()).get_queue(PARKING, ensure=False)
     parked = [await parking.get(no_ack=True, timeout=5) for _ in range(2)]
     assert [message.body for message in parked] == [b'[{"type":"Nonsense.1"}]', b"[no JSON at all]"]
@@ -125,7 +159,7 @@ async def test_a_stopping_collector_sends_what_it_holds_and_leaves_the_rest(brok
         await made.puts(failed(1))
         stopping = asyncio.Event()
         stopping.set()
-        assert await made.fallback.collect(await made.waits(), stopping) == 0
+        assert await made.fallback.collect(await made.waits(), stopping) == (0, 0)
 
         async def is_back() -> bool:
             return await made.fallback.waiting() == 1

@@ -8,7 +8,7 @@ from email.message import EmailMessage
 import pytest
 
 from libs.common.metrics import REGISTRY
-from services.mailer.smtp import MailAway, MailRefused, SmtpServer
+from services.mailer.smtp import MailAway, MailRefused, Sent, SmtpServer
 from tests.integration.mailer.rig import Mailbox, mailer
 from tests.unit.mailer.samples import failed
 
@@ -32,9 +32,9 @@ class Watched:
         self.failures = 0
         self.failed = asyncio.Event()
 
-    async def __call__(self, message: EmailMessage, recipients: Sequence[str]) -> None:
+    async def __call__(self, message: EmailMessage, recipients: Sequence[str]) -> Sent:
         try:
-            await self._server.send(message, recipients)
+            return await self._server.send(message, recipients)
         except (MailAway, MailRefused):
             self.failures += 1
             self.failed.set()
@@ -71,10 +71,11 @@ async def test_a_mail_that_is_refused_is_tried_again_until_it_is_taken(
 async def test_a_mailer_that_dies_before_its_ack_sends_the_same_mail_again(broker: str, mailbox: Mailbox) -> None:
     taken = asyncio.Event()
 
-    async def send_and_hang(message: EmailMessage, recipients: Sequence[str]) -> None:
-        await mailbox.server.send(message, recipients)
+    async def send_and_hang(message: EmailMessage, recipients: Sequence[str]) -> Sent:
+        sent = await mailbox.server.send(message, recipients)
         taken.set()
         await asyncio.Event().wait()
+        return sent
 
     async with mailer(broker, send_and_hang) as made:
         await made.puts(failed(1))

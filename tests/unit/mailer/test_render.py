@@ -1,5 +1,6 @@
 """The mail: what it says, what it never says, and that it says it in the same bytes each time."""
 
+import html
 from datetime import timedelta
 from email import message_from_bytes
 from email.message import EmailMessage
@@ -7,12 +8,16 @@ from email.policy import default
 from uuid import UUID
 
 import pytest
+from msgspec import structs
 
-from libs.common.contracts import DigestPage, Notice
-from services.mailer.render import TEXT_CHARACTERS_MAX, Letterhead, grouped, render, subject
+from libs.common.contracts import DigestPage, Notice, Tally
+from libs.common.digest.render import TEXT_CHARACTERS_MAX, Letterhead, content_of, plainly, render, subject
+from libs.common.digest.tally import groups_of
+from services.mailer.pages import Gathering
 from tests.unit.mailer.samples import AT, failed, notice, page
 
 LETTERHEAD = Letterhead("carillon@example.org", ("ops@example.org", "boss@example.org"))
+LETTERHEAD_WITH_URL = Letterhead("carillon@example.org", ("ops@example.org",), "https://c.example")
 EVIL = "a\r\nBcc: victim@example.com\nSubject: x\x00\u2028\u202e"
 
 
@@ -45,16 +50,16 @@ def test_the_subject_says_the_numbers(sent: DigestPage, expected: str) -> None:
 
 
 def test_tasks_are_grouped_by_host_and_error_largest_group_first() -> None:
-    groups = grouped(
-        [
+    groups = groups_of(
+        page(
             failed(1, url="https://a.example/one", error="timeout", status_code=None),
             failed(2, url="https://b.example/one"),
             failed(3, url="https://B.example/two?x=1"),
             failed(4, url="https://b.example/one", error="timeout", status_code=None),
-        ]
+        )
     )
-    assert [(group.host, group.error, group.count) for group in groups] == [
-        ("b.example", "status, HTTP 503", 2),
+    assert [(group.cause.host, group.cause.error, group.count) for group in groups] == [
+        ("b.example", "HTTP 503", 2),
         ("a.example", "timeout", 1),
         ("b.example", "timeout", 1),
     ]
@@ -62,9 +67,58 @@ def test_tasks_are_grouped_by_host_and_error_largest_group_first() -> None:
 
 def test_a_group_shows_the_task_that_failed_last() -> None:
     late = failed(1, failed_at=AT + timedelta(seconds=1), error_detail="upstream said no")
-    [group] = grouped([late, failed(2)])
-    assert group.sample.id == str(UUID(int=1))
-    assert group.sample.answer == "status, HTTP 503: upstream said no"
+    [cause] = content_of(page(late, failed(2)), LETTERHEAD, 9, 9).causes
+    assert cause.sample.id == str(UUID(int=1))
+    assert (cause.error, cause.sample.detail) == ("HTTP 503", "upstream said no")
+
+
+def test_a_cause_says_when_how_to_call_again_and_where_all_of_them_are() -> None:
+    sent = page(failed(1), failed(2, failed_at=AT + timedelta(hours=3)))
+    message = message_from_bytes(render(sent, LETTERHEAD_WITH_URL).as_bytes(), policy=default)
+    assert isinstance(message, EmailMessage)
+    for kind in ("plain", "html"):
+        text = html.unescape(part(message, kind))
+        assert "2027-03-01 08:00:00 to 11:00:00 UTC" in " ".join(text.split())
+        assert f'curl -X POST "https://c.example/v1/tasks/{UUID(int=2)}/redrive"' in text
+        assert "https://c.example/console/tasks?q=status%3Afailed%20host%3Ashop.example.com" in text
+
+
+def test_without_an_address_of_its_own_it_links_nowhere() -> None:
+    text = part(read(page(failed(1))), "html")
+    assert "href" not in text
+    assert "$CARILLON_URL/v1/tasks/" in text
+
+
+def test_what_is_new_and_what_could_not_be_read_is_said() -> None:
+    tally = Tally(count=3, first_at=AT, last_at=AT, is_new=True)
+    message = read(structs.replace(page(failed(1)), tallies=(tally,), unreadable=2, failed_more=4))
+    assert message["Subject"] == "Carillon: 7 tasks failed, 2 entries unreadable"
+    assert "[new]" in part(message, "plain")
+    assert ">new<" in part(message, "html")
+    for kind in ("plain", "html"):
+        assert "could not be read" in part(message, kind)
+        assert "more of other causes" in part(message, kind)
+
+
+def test_an_urgent_page_says_so() -> None:
+    assert subject(structs.replace(page(failed(1)), is_urgent=True)) == "Carillon now: 1 task failed"
+
+
+def test_the_html_stays_under_100_kb_whatever_is_in_it() -> None:
+    gathering = Gathering({})
+    evil = "<" * 400
+    gathering.add(
+        failed(n, url=f"https://{n:03}{'h' * 60}.example/{evil}", error_detail=evil, project=evil) for n in range(2000)
+    )
+    gathering.add(notice(n, message="&" * 9_000) for n in range(3))
+    for made in gathering.pages(AT, frozenset()):
+        assert len(part(read(made), "html").encode()) < 100_000
+
+
+def test_a_page_that_cannot_be_shown_is_a_mail_of_numbers() -> None:
+    message = plainly(page(failed(1), failed(2)), LETTERHEAD)
+    assert message["Subject"] == "Carillon: 2 tasks failed"
+    assert message["Message-ID"] == read(page(failed(1)))["Message-ID"]
 
 
 def test_both_parts_name_the_sample_and_the_notice() -> None:
@@ -101,6 +155,37 @@ def test_no_users_word_reaches_a_header() -> None:
     assert headers == evil_headers
 
 
+INJECTIONS = [
+    "x\r\nBcc: victim@example.com",
+    "x\nSubject: free",
+    "x\rX-Evil: 1",
+    "x\x00y",
+    "x\r\n\r\nbody",
+    "=?utf-8?q?x=0D=0ABcc:_victim@example.com?=",
+    "x\u2028Bcc: victim@example.com",
+    "x\x85Bcc: victim@example.com",
+]
+
+
+@pytest.mark.parametrize("text", INJECTIONS, ids=range(len(INJECTIONS)))
+@pytest.mark.parametrize("field", ["project", "method", "url", "error", "error_detail", "labels", "subject", "message"])
+def test_an_injection_reaches_no_header(field: str, text: str) -> None:
+    if field in {"subject", "message"}:
+        sent, harmless = page(notice(1, **{field: text})), page(notice(1))
+    else:
+        value = {text: text} if field == "labels" else f"https://{text}/" if field == "url" else text
+        sent, harmless = page(failed(1, **{field: value})), page(failed(1))
+    headers, expected = (render(each, LETTERHEAD).as_bytes().partition(b"\r\n\r\n")[0] for each in (sent, harmless))
+    assert headers == expected
+    assert read(sent)["Bcc"] is None
+
+
+@pytest.mark.parametrize("text", INJECTIONS[:4], ids=range(4))
+def test_an_address_with_a_line_end_makes_no_mail(text: str) -> None:
+    with pytest.raises(ValueError, match=r"invalid arguments|non-printables"):
+        render(structs.replace(page(failed(1)), recipients=(f"{text}@example.org",)), LETTERHEAD)
+
+
 def test_line_ends_and_direction_marks_fake_no_line_of_the_text() -> None:
     text = part(read(page(failed(1, url=EVIL, error_detail=EVIL), notice(subject=EVIL))), "plain")
     assert not any(line.startswith(("Bcc:", "Subject:")) for line in text.splitlines())
@@ -109,9 +194,9 @@ def test_line_ends_and_direction_marks_fake_no_line_of_the_text() -> None:
 
 def test_html_of_a_user_is_shown_and_not_obeyed() -> None:
     script = "<script>alert(1)</script>"
-    html = part(read(page(failed(1, error_detail=script), notice(subject=script, message=script))), "html")
-    assert script not in html
-    assert html.count("&lt;script&gt;") == 3
+    shown = part(read(page(failed(1, error_detail=script), notice(subject=script, message=script))), "html")
+    assert script not in shown
+    assert shown.count("&lt;script&gt;") == 3
 
 
 def test_a_lone_surrogate_and_an_unreadable_url_are_survived() -> None:

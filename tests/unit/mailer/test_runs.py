@@ -5,7 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from services.mailer.collect import Interrupted, Occupied
+from libs.common.contracts import LastDigest
+from libs.common.metrics import REGISTRY
+from services.mailer.collect import Collected, Interrupted, Occupied
 from services.mailer.runs import HALF_FULL_MESSAGES, Runs
 from services.mailer.schedule import Schedule
 
@@ -26,15 +28,26 @@ class FakeFallback:
         self.count = 1
         self.runs: list[int] = []
         self.error: Exception | None = None
+        self.memory: LastDigest | None = LastDigest(collected_at=datetime(2027, 1, 1, 6, 59, tzinfo=UTC))
+        self.empty_runs = 0
+        self.at_most = 1_000_000
 
     async def waiting(self) -> int:
         return self.count
 
-    async def collect(self, messages_max: int, stopping: asyncio.Event) -> int:
+    async def last(self) -> LastDigest | None:
+        return self.memory
+
+    async def note_empty(self) -> None:
+        self.empty_runs += 1
+
+    async def collect(self, messages_max: int, stopping: asyncio.Event) -> Collected:
         self.runs.append(messages_max)
         if self.error is not None:
             raise self.error
-        return 1
+        taken = min(messages_max, self.count, self.at_most)
+        self.count -= taken
+        return Collected(taken, 1)
 
 
 @pytest.fixture
@@ -58,11 +71,64 @@ async def test_nothing_is_collected_before_its_time(runs: Runs, fallback: FakeFa
 
 
 async def test_runs_missed_while_asleep_are_one(runs: Runs, fallback: FakeFallback, clock: HandClock) -> None:
+    await runs.one_pass(asyncio.Event())
     clock.at += timedelta(days=3, hours=2)
     await runs.one_pass(asyncio.Event())
     await runs.one_pass(asyncio.Event())
     assert fallback.runs == [1]
     assert runs.next_at == datetime(2027, 1, 5, 8, 0, tzinfo=UTC)
+
+
+async def test_runs_missed_while_the_process_was_away_are_one_at_its_start(
+    fallback: FakeFallback, clock: HandClock
+) -> None:
+    fallback.memory = LastDigest(collected_at=clock.at - timedelta(days=3))
+    runs = Runs(fallback, Schedule("0 8 * * *", "UTC"), clock)
+    await runs.one_pass(asyncio.Event())
+    await runs.one_pass(asyncio.Event())
+    assert fallback.runs == [1]
+    assert runs.next_at == datetime(2027, 1, 1, 8, 0, tzinfo=UTC)
+
+
+async def test_where_nobody_remembers_a_digest_nothing_was_missed(runs: Runs, fallback: FakeFallback) -> None:
+    fallback.memory = None
+    await runs.one_pass(asyncio.Event())
+    await runs.one_pass(asyncio.Event())
+    assert (fallback.runs, fallback.empty_runs) == ([], 1), "and from now on somebody does"
+
+
+async def test_a_time_at_which_nothing_waits_is_remembered(
+    runs: Runs, fallback: FakeFallback, clock: HandClock
+) -> None:
+    fallback.count = 0
+    clock.at += timedelta(hours=1)
+    await runs.one_pass(asyncio.Event())
+    await runs.one_pass(asyncio.Event())
+    assert fallback.empty_runs == 1
+
+
+async def test_a_digest_now_takes_all_that_waits_and_leaves_the_schedule(runs: Runs, fallback: FakeFallback) -> None:
+    fallback.count, fallback.at_most = 250, 100
+    assert await runs.now(asyncio.Event()) == Collected(250, 3)
+    assert fallback.runs == [250, 150, 50]
+    assert runs.next_at == datetime(2027, 1, 1, 8, 0, tzinfo=UTC)
+
+
+async def test_since_when_it_waits_is_known(runs: Runs, fallback: FakeFallback, clock: HandClock) -> None:
+    await runs.one_pass(asyncio.Event())
+    assert waiting_since() == fallback.memory.collected_at.timestamp()  # type: ignore[union-attr]
+    fallback.count = 0
+    await runs.one_pass(asyncio.Event())
+    assert waiting_since() == 0
+    fallback.count, clock.at = 3, clock.at + timedelta(minutes=1)
+    await runs.one_pass(asyncio.Event())
+    clock.at += timedelta(minutes=1)
+    await runs.one_pass(asyncio.Event())
+    assert waiting_since() == (clock.at - timedelta(minutes=1)).timestamp()
+
+
+def waiting_since() -> float | None:
+    return REGISTRY.get_sample_value("carillon_mailer_waiting_since_timestamp_seconds")
 
 
 async def test_a_queue_that_is_half_full_is_collected_early(runs: Runs, fallback: FakeFallback) -> None:
