@@ -30,7 +30,13 @@ VHOST = "carillon"
 DATABASE = "carillon"
 
 PUBLISHES: Mapping[str, tuple[topology.Route, ...]] = {
-    "ingest": (topology.CREATE, topology.FALLBACK_ENTRY),
+    "ingest": (
+        topology.CREATE,
+        topology.FALLBACK_ENTRY,
+        topology.SCHEDULER_COMMAND,
+        topology.DISPATCHER_COMMAND,
+        topology.MAILER_COMMAND,
+    ),
     "scheduler": (topology.DUE, topology.TASK_EVENT),
     "dispatcher": (
         topology.ATTEMPT_EVENT,
@@ -39,16 +45,17 @@ PUBLISHES: Mapping[str, tuple[topology.Route, ...]] = {
         topology.TARGET_EVENT,
         topology.RETURN,
         topology.CREATE,  # of callbacks
+        topology.URGENT_NOTICE,
         topology.rung(0),
     ),
-    "mailer": (topology.DIGEST_PAGE, topology.mailer_rung(0)),
+    "mailer": (topology.DIGEST_PAGE, topology.DIGEST_MEMORY, topology.mailer_rung(0)),
 }
 """Besides what every consumer does with its own queue: publish an item again, or park it."""
 
 ALSO_CONSUMES = {"ingest": (topology.PARKING,), "mailer": (topology.FALLBACK,)}
 """Besides the queues that bear the service's name."""
 
-REPLIES = ("scheduler", "dispatcher")
+REPLIES = ("scheduler", "dispatcher", "mailer")
 """Who answers commands: by the default exchange, whose rights RabbitMQ asks for under the name amq.default."""
 
 Files = dict[str, dict[str, str]]
@@ -91,8 +98,9 @@ def files(passwords: Mapping[str, str], rabbitmq: str, postgres: str, redis: str
         found[user]["carillon_postgres_url"] = (
             f"postgres://{DATABASE}:{passwords['postgres']}@{postgres}:5432/{DATABASE}"
         )
-    found["dispatcher"]["carillon_redis_url"] = f"redis://:{passwords['redis']}@{redis}:6379/0"
-    found["dispatcher"]["carillon_signing_master_key"] = passwords["signing-master-key"]
+    for user in ("ingest", "dispatcher"):
+        found[user]["carillon_redis_url"] = f"redis://:{passwords['redis']}@{redis}:6379/0"
+        found[user]["carillon_signing_master_key"] = passwords["signing-master-key"]
     found["ingest"]["carillon_bootstrap_key"] = passwords["bootstrap-key"]
     found["demo"] = {"carillon_bootstrap_key": passwords["bootstrap-key"]}
     found["rabbitmq"] = {

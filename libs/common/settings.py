@@ -31,11 +31,14 @@ SECRETS_DIR = Path("/run/secrets")
 
 _COMMON = "AMQP_URL POSTGRES_URL REDIS_URL LOG_LEVEL ADMIN_HOST ADMIN_PORT REPLICA DRAIN_S"
 _SHARED = "RETRY_SCHEDULE_S SIGNING_MASTER_KEY ALLOW_NETWORKS DENY_NETWORKS DENY_PORTS"
-_INGEST = "HOST PORT BOOTSTRAP_KEY LEGACY_PROJECT LEGACY_SUCCESS LEGACY_PAST_DELAY_S RETENTION_DAYS BODY_BYTES_MAX"
+_INGEST = (
+    "HOST PORT BOOTSTRAP_KEY LEGACY_PROJECT LEGACY_SUCCESS LEGACY_PAST_DELAY_S REDIS_INTAKE_KEY RETENTION_DAYS"
+    " BODY_BYTES_MAX"
+)
 _SCHEDULER = "TOMBSTONE_DAYS HORIZON_S"
 _DISPATCHER = "CA_FILE EGRESS_PROXY CONCURRENCY CONCURRENCY_PER_HOST"
-_MAILER = "SMTP_URL DIGEST_TO DIGEST_FROM DIGEST_CRON DIGEST_TIMEZONE"
-_CLIENT = "URL API_KEY"
+_MAILER = "SMTP_URL DIGEST_TO DIGEST_FROM DIGEST_CRON DIGEST_TIMEZONE DIGEST_TO_PROJECTS PUBLIC_URL"
+_CLIENT = "URL KEY API_KEY"
 
 KNOWN_VARIABLES: frozenset[str] = frozenset(
     PREFIX + name
@@ -197,12 +200,14 @@ class EgressSettings(_PrefixedSettings):
         return EgressRules(self.allow_networks, self.deny_networks, {*self.deny_ports, *own_ports, *of_servers})
 
 
-class SigningSettings(_PrefixedSettings):
-    """Mixin of who signs calls, or shows what they are signed with."""
+MasterKey = Annotated[SecretStr, AfterValidator(_random_looking)]
+MASTER_KEY = "What signing secrets are derived from, the same for all replicas: openssl rand -base64 32"
 
-    signing_master_key: Annotated[SecretStr, AfterValidator(_random_looking)] = Field(
-        description="What signing secrets are derived from, the same for all replicas: openssl rand -base64 32"
-    )
+
+class SigningSettings(_PrefixedSettings):
+    """Mixin of who cannot do without: what signs calls, and what prints a secret."""
+
+    signing_master_key: MasterKey = Field(description=MASTER_KEY)
 
 
 def load(settings_type: type[S], environ: Mapping[str, str] | None = None, *, secrets_dir: Path = SECRETS_DIR) -> S:
