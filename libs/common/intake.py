@@ -131,6 +131,7 @@ class Intake(Generic[M]):
         self._split = split
         self._publisher = publisher
         self._prefetch = prefetch
+        self._items_done = ITEMS.labels(queue, "done")
         self._held: set[Delivery] = set()
         self._arrived: asyncio.Queue[Delivery] = asyncio.Queue()
         self._channel: AbstractChannel | None = None
@@ -272,7 +273,7 @@ class Intake(Generic[M]):
             return None
 
     async def done(self, item: Item[M]) -> None:
-        ITEMS.labels(self.queue, "done").inc()
+        self._items_done.inc()
         await item.delivery.settle()
 
     async def failed(self, item: Item[M], error: BaseException) -> None:

@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, TextIO
 
 import msgspec
@@ -44,14 +45,20 @@ def redacted(value: Any) -> Any:
     """`value` without passwords in URLs and without what stands under a secret-looking key, at any depth."""
     if isinstance(value, str):
         return _USERINFO.sub(rf"\1{HIDDEN}@", value) if "://" in value else value
+    if isinstance(value, int | float | None):
+        return value
     if isinstance(value, Mapping):
         return {
-            key: HIDDEN if isinstance(key, str) and _SECRET_KEY.search(key) else redacted(item)
-            for key, item in value.items()
+            key: HIDDEN if isinstance(key, str) and _is_secret(key) else redacted(item) for key, item in value.items()
         }
     if isinstance(value, list | tuple):
         return [redacted(item) for item in value]
     return value
+
+
+@lru_cache(maxsize=1024)  # the names are few, the lines many
+def _is_secret(key: str) -> bool:
+    return _SECRET_KEY.search(key) is not None
 
 
 def _enrichers(service: str, replica: str, *, console: bool) -> list[Processor]:

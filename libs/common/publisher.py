@@ -7,7 +7,7 @@ A publish that failed or timed out is unknown, not no: its caller repeats it wit
 import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from uuid import uuid4
 
@@ -28,6 +28,8 @@ PING_TIMEOUT_S = 0.5
 # Between the channel's end and the link's word of it.
 CLOSING_PAUSE_S = 0.01
 LOOK_AGAIN_S = 1.0
+# For so long a link that flowed is believed to flow: the broker's word that it does not is no faster.
+FLOWS_S = 0.01
 # A confirm with `multiple` costs the library time in proportion to what is outstanding on the channel.
 MESSAGES_IN_FLIGHT_MAX = 1_000
 
@@ -77,6 +79,7 @@ class Publisher:
     def __init__(self) -> None:
         self._channel: AbstractChannel | None = None
         self._opened = asyncio.Event()
+        self._flows_until = 0.0
         self._lanes: dict[Route, Coalescer[bytes, None]] = {}
         self._held = 0
         self._window = asyncio.Semaphore(MESSAGES_IN_FLIGHT_MAX)
@@ -88,11 +91,12 @@ class Publisher:
 
     def closed(self) -> None:
         self._opened.clear()
+        self._flows_until = 0.0
         self._channel = None
 
     async def flowing(self) -> None:
         """Wait until there is a connection that the broker has not blocked (memory or disk alarm)."""
-        while True:
+        while time.monotonic() >= self._flows_until:
             await self._opened.wait()
             channel = self._channel
             assert channel is not None
@@ -102,6 +106,7 @@ class Publisher:
                     underlay = await channel.get_underlay_channel()
                     await underlay.connection.ready()
                 if self._channel is channel and not channel.is_closed:
+                    self._flows_until = time.monotonic() + FLOWS_S
                     return
             await asyncio.sleep(CLOSING_PAUSE_S)
 
@@ -149,17 +154,22 @@ class Publisher:
 
     async def insist(self, route: Route, item: bytes, headers: Mapping[str, str | int] | None = None) -> None:
         """Publish until it is confirmed. Ends only with the confirm, or cancelled."""
+        try:
+            return await self._publish(route, item, headers)
+        except NotPublished as error:
+            first = error
         backoff = Backoff(first_s=0.05, cap_s=1.0)
-        with ExitStack() as held:
+        with self._holding(first):
             while True:
-                try:
-                    if headers is None:
-                        return await self.publish(route, item)
-                    return await self.publish_alone(route, item, headers)
-                except NotPublished as error:
-                    if backoff.is_fresh:
-                        held.enter_context(self._holding(error))
-                    await asyncio.sleep(backoff.next())
+                await asyncio.sleep(backoff.next())
+                with suppress(NotPublished):
+                    return await self._publish(route, item, headers)
+
+    async def _publish(self, route: Route, item: bytes, headers: Mapping[str, str | int] | None) -> None:
+        if headers is None:
+            await self.publish(route, item)
+        else:
+            await self.publish_alone(route, item, headers)
 
     @contextmanager
     def _holding(self, error: NotPublished) -> Iterator[None]:

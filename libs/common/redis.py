@@ -1,13 +1,15 @@
 """The way to Redis or Valkey: a client that answers within seconds and never repeats a command by itself.
 
 redis-py retries ten times by default, and a repeated INCR or lock counts twice; here the caller decides.
-Redis holds nothing that may not be lost (marks, limits, pauses), so `RedisAway` means: go on without.
+Redis holds nothing of ours that may not be lost (marks, limits, pauses), so `RedisAway` means: go on without. What
+others push into ingest's list is theirs to keep: there it means wait.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import structlog
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis, SSLConnection
 from redis.asyncio.retry import Retry
@@ -30,6 +32,8 @@ _AWAY = (
     exceptions.ReadOnlyError,  # the primary became a replica
     exceptions.OutOfMemoryError,  # refuses writes until something expires
 )
+
+log = structlog.get_logger(__name__)
 
 
 class RedisAway(Exception):
@@ -58,6 +62,20 @@ def redis_client(url: str) -> Redis:
     if issubclass(pool.connection_class, SSLConnection):
         pool.connection_class = _RereadingConnection
     return Redis.from_pool(pool)
+
+
+@asynccontextmanager
+async def opened_redis(url: str) -> AsyncIterator[Redis]:
+    """The client of a process. A wrong login ends it now (`Fatal`); Redis away does not."""
+    client = redis_client(url)
+    try:
+        try:
+            await ping(client)
+        except RedisAway as error:
+            log.warning("redis.lost", reason=str(error))
+        yield client
+    finally:
+        await client.aclose()
 
 
 @contextmanager

@@ -1,15 +1,17 @@
 """One attempt: expired or called, judged, counted, logged. The verdict is a value; nothing is told to anybody here."""
 
+from functools import lru_cache
+
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
 from libs.common.clock import Clock
-from libs.common.contracts import Call, Task, TaskDue
+from libs.common.contracts import AttemptFinished, Call, Task, TaskDue
 from libs.common.metrics import REGISTRY
 from libs.common.tracing import Tracer
 from services.dispatcher.caller import Caller, Request, request_of
 from services.dispatcher.outcome import Answer
-from services.dispatcher.retry import Expire, Judged, Ladder, Verdict
+from services.dispatcher.retry import Expire, Ladder, Verdict
 from services.dispatcher.signature import Signer
 from services.dispatcher.traced import traced_call
 
@@ -36,6 +38,9 @@ IN_FLIGHT = Gauge("carillon_dispatcher_calls_in_flight", "Calls under way", regi
 log = structlog.get_logger(__name__)
 
 
+_attempts = lru_cache(ATTEMPTS.labels)
+
+
 class Attempts:
     """Makes them."""
 
@@ -48,6 +53,7 @@ class Attempts:
         self._clock = clock
         self._replica = replica
         self._tracer = tracer
+        self._log = log.bind()  # once: that costs as much as the line
 
     async def make(self, task: Task, call: Call, due: TaskDue) -> tuple[Verdict, Answer | None]:
         """What became of it, and what the call met; None when there was none."""
@@ -55,10 +61,13 @@ class Attempts:
         if task.expires_at is not None and task.expires_at <= now:
             return Expire(now), None
         request = request_of(task, call, self._ladder.attempts_max(call), now, self._signer)
-        with IN_FLIGHT.track_inprogress():
+        IN_FLIGHT.inc()
+        try:
             answer = await self._answer(request, task, due)
+        finally:
+            IN_FLIGHT.dec()
         verdict = self._ladder.decide(task, call, answer, due.due_at, self._clock.now(), self._replica)
-        _record(task, answer, verdict, due)
+        self._record(task, answer, verdict.event, due)
         return verdict, answer
 
     async def _answer(self, request: Request, task: Task, due: TaskDue) -> Answer:
@@ -66,20 +75,18 @@ class Attempts:
             return await self._caller.call(request)
         return await traced_call(self._tracer, self._caller, request, task, due.due_at)
 
-
-def _record(task: Task, answer: Answer, verdict: Judged, due: TaskDue) -> None:
-    lateness_s = (answer.started_at - due.due_at).total_seconds()
-    event = verdict.event
-    ATTEMPTS.labels(event.outcome, event.error or "").inc()
-    DURATION.observe(answer.duration_ms / 1000)
-    LATENESS.observe(max(lateness_s, 0.0))
-    log.info(
-        "attempt.finished",
-        task_id=str(task.id),
-        attempt=task.attempt,
-        outcome=event.outcome,
-        error=event.error,
-        status_code=answer.status_code,
-        duration_ms=answer.duration_ms,
-        lateness_ms=round(lateness_s * 1000),
-    )
+    def _record(self, task: Task, answer: Answer, event: AttemptFinished, due: TaskDue) -> None:
+        lateness_s = (answer.started_at - due.due_at).total_seconds()
+        _attempts(event.outcome, event.error or "").inc()
+        DURATION.observe(answer.duration_ms / 1000)
+        LATENESS.observe(max(lateness_s, 0.0))
+        self._log.info(
+            "attempt.finished",
+            task_id=str(task.id),
+            attempt=task.attempt,
+            outcome=event.outcome,
+            error=event.error,
+            status_code=answer.status_code,
+            duration_ms=answer.duration_ms,
+            lateness_ms=round(lateness_s * 1000),
+        )

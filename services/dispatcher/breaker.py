@@ -17,6 +17,10 @@ WINDOW_S = 10.0
 CALLS_MIN = 20
 FAILURES_MIN = 0.8
 OPEN_FIRST_S, OPEN_MAX_S = 5.0, 60.0
+# To be put off is a way through the scheduler and back, on the CPU that all share: so many of one host a second come
+# back to be put off again, or to be called when it has recovered. More than that in five minutes share a second.
+BACK_PER_S = 100.0
+BACK_MAX_S = 300.0
 
 
 @dataclass(slots=True)
@@ -29,6 +33,7 @@ class Breaker:
     _window_from: float = 0.0
     _calls: float = 0.0
     _failures: float = 0.0
+    _back_at: float = 0.0
 
     def wait_s(self, now: float) -> float:
         """0: call. Else how long to put the call off. A 0 of a breaker that was open is the one call that finds out."""
@@ -39,6 +44,13 @@ class Breaker:
         self.state = "half-open"
         self._until = now + self._open_s  # nobody else meanwhile; and again if this call never comes to its end
         return 0.0
+
+    def back_s(self, now: float) -> float:
+        """After how long one comes again that is put off now: when it may be closed by then, and in a row."""
+        if self._back_at - now >= BACK_MAX_S:
+            self._back_at = self._until  # a second row beside the first
+        self._back_at = max(self._back_at, self._until) + 1 / BACK_PER_S
+        return self._back_at - now
 
     def note(self, now: float, *, has_failed: bool) -> Change | None:
         """A call has ended; says so when that opens or closes it."""

@@ -10,11 +10,12 @@ from prometheus_client import Counter
 
 from libs.common.clock import Clock
 from libs.common.contracts import Call, Task, TaskDue, decode_call, decode_task
+from libs.common.host import host_of
 from libs.common.intake import UNREADABLE, Poison
 from libs.common.metrics import REGISTRY
 from libs.common.publisher import Publisher
 from services.dispatcher.attempt import Attempts
-from services.dispatcher.gate import Gate, host_of
+from services.dispatcher.gate import Gate
 from services.dispatcher.marks import Cancelled, Claimed, InFlight, Marks, Settled, Told
 from services.dispatcher.outlet import Outlet
 from services.dispatcher.retry import Cancel, Fail, Ladder, Retry, Verdict, cancelled_meanwhile

@@ -8,8 +8,6 @@
 Putting off costs a hop, never an attempt: none of it is the task's fault.
 """
 
-import random
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Literal, NamedTuple
 
@@ -18,7 +16,7 @@ from prometheus_client import Counter, Gauge
 from libs.common.clock import Clock
 from libs.common.contracts import TargetRule, Task
 from libs.common.metrics import REGISTRY
-from services.dispatcher.breaker import OPEN_FIRST_S, Breaker
+from services.dispatcher.breaker import Breaker
 from services.dispatcher.control import Control
 from services.dispatcher.lanes import Lanes
 from services.dispatcher.limiter import Limiter
@@ -65,13 +63,11 @@ class Gate:
         lanes: Lanes,
         limiter: Limiter,
         clock: Clock,
-        dice: Callable[[], float] = random.random,
     ) -> None:
         self._control = control
         self._lanes = lanes
         self._limiter = limiter
         self._clock = clock
-        self._dice = dice
         self._breakers: dict[str, Breaker] = {}
 
     async def enter(self, task: Task, host: str) -> Later | None:
@@ -123,9 +119,8 @@ class Gate:
         breaker = self._breakers.get(host)
         if breaker is None or put_off >= BREAKER_PUTS_OFF:
             return None
-        wait_s = breaker.wait_s(self._clock.monotonic())
-        # Not all of them at one instant.
-        return Later(wait_s + OPEN_FIRST_S * self._dice(), "breaker") if wait_s else None
+        now = self._clock.monotonic()
+        return Later(breaker.back_s(now), "breaker") if breaker.wait_s(now) else None
 
     async def _limited(self, task: Task, rule: TargetRule | None) -> Later | None:
         wait_s = await self._limiter.wait_s(task, rule) if rule else 0.0
@@ -135,12 +130,6 @@ class Gate:
         if len(self._breakers) >= BREAKERS_MAX:
             self._breakers = {host: each for host, each in self._breakers.items() if each.state != "closed"}
         return self._breakers.setdefault(host, Breaker())
-
-
-def host_of(url: str) -> str:
-    """`host[:port]` of an absolute URL, lower case: what limits and breakers go by."""
-    authority = url.partition("://")[2].partition("/")[0].partition("?")[0].partition("#")[0]
-    return authority.rpartition("@")[2].lower()
 
 
 def _is_failure(answer: Answer) -> bool:

@@ -38,7 +38,8 @@ class _Lane:
     """When a call last ended, or the first of them began."""
     away_until: float = 0.0
     """When the turn comes of who was sent away last."""
-    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+    waiting: deque[asyncio.Future[bool]] = field(default_factory=deque)
+    """Turns to come: True when it has, False when it was waited for too long."""
 
 
 class Lanes:
@@ -131,24 +132,23 @@ class Lanes:
         return True
 
     async def _wait(self, host: str, lane: _Lane, stay_s: float | None) -> float | None:
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[bool] = loop.create_future()
         lane.waiting.append(turn)
         self._queue.setdefault(host, lane)
+        timer = None if stay_s is None else loop.call_later(stay_s, _give_up, turn)
         WAITING.inc()
         try:
-            async with asyncio.timeout(stay_s):
-                await turn
-        except TimeoutError:
-            if turn.cancelled():
-                return self._away_s(lane)  # and its place is skipped
+            return None if await turn else self._away_s(lane)
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
+            if turn.done() and not turn.cancelled() and turn.exception() is None and turn.result():
                 self.hang_up(host)
                 self.leave()
             raise
         finally:
             WAITING.dec()
-        return None
+            if timer is not None:
+                timer.cancel()
 
     def _serve(self) -> None:
         """Give what is free to those who wait, host by host in turn."""
@@ -158,7 +158,7 @@ class Lanes:
             while lane.waiting and lane.waiting[0].done():
                 lane.waiting.popleft()
             if lane.waiting and self._take(lane):
-                lane.waiting.popleft().set_result(None)
+                lane.waiting.popleft().set_result(True)
                 del self._queue[host]
                 if lane.waiting:
                     self._queue[host] = lane  # behind the others
@@ -181,3 +181,8 @@ class Lanes:
             return lane.away_until - now
         lane.away_until = now + AWAY_MAX_S
         return AWAY_MAX_S * (1 + self._dice()) / 2  # not all of them at one instant
+
+
+def _give_up(turn: asyncio.Future[bool]) -> None:
+    if not turn.done():
+        turn.set_result(False)  # and its place is skipped

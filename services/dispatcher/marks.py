@@ -11,7 +11,7 @@ Only for efficiency and for fewer duplicates: Redis away means every claim is gr
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -56,29 +56,36 @@ AWAY = Counter(
 SETTLED, ENDED = b"d", b"e"
 
 CancelResult = Literal["cancelled", "in-flight", "ended"]
+Operation = Literal["claim", "verdict", "done", "cancelled", "release"]
 
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
+# A list of marks to write: ARGV holds of each its text and its milliseconds, KEYS its key. A claim has two keys more,
+# of the marks that stand against it, and is not written where one does; the answer says which (index, mark, ...).
 # The verdict is looked for before the success mark: else the outcome of a call whose replica died unpublished
 # would never be heard of.
-_CLAIM = """
-local answers = {}
-for i = 1, #KEYS, 3 do
-    local mark = redis.call('GET', KEYS[i])
-    if mark then
-        answers[#answers + 1] = mark
-    elseif redis.call('EXISTS', KEYS[i + 1]) == 1 then
-        answers[#answers + 1] = 'd'
-    elseif redis.call('EXISTS', KEYS[i + 2]) == 1 then
-        answers[#answers + 1] = 'x'
+_WRITE = """
+local against, key = {}, 1
+for i = 1, #ARGV, 2 do
+    local found = false
+    local mine = KEYS[key]
+    if string.sub(ARGV[i], 1, 1) == 'c' then
+        found = redis.call('GET', mine)
+            or redis.call('EXISTS', KEYS[key + 1]) == 1 and 'd'
+            or redis.call('EXISTS', KEYS[key + 2]) == 1 and 'x'
+        key = key + 2
+    end
+    key = key + 1
+    if found then
+        against[#against + 1] = (i - 1) / 2
+        against[#against + 1] = found
     else
-        redis.call('SET', KEYS[i], 'c' .. ARGV[1], 'PX', ARGV[(i + 2) / 3 + 1])
-        answers[#answers + 1] = ''
+        redis.call('SET', mine, ARGV[i], 'PX', ARGV[i + 1])
     end
 end
-return answers
+return against
 """
 # KEYS: the cancel mark, the success mark, then the attempts' own.
 _CANCEL = """
@@ -103,6 +110,15 @@ return redis.call('GET', KEYS[1]) == 'c' .. ARGV[1] and redis.call('DEL', KEYS[1
 """
 # A no (MISCONF, a changed password) counts as away: calls without marks are better than none.
 _AWAY = (RedisAway, RedisError, Fatal)
+
+
+class _Mark(NamedTuple):
+    """One to write."""
+
+    operation: Operation
+    keys: tuple[str, ...]
+    text: bytes
+    ms: int
 
 
 class Claimed(NamedTuple):
@@ -138,24 +154,25 @@ class Marks:
         self._replica = replica.encode()
         self._silent_until = 0.0
         self._is_away = False
-        self._claim_script = redis.register_script(_CLAIM)
+        self._write_script = redis.register_script(_WRITE)
         self._release_script = redis.register_script(_RELEASE)
         self._cancel_script = redis.register_script(_CANCEL)
-        self._claims = Coalescer[tuple[Task, int], bytes](self._claim_many, items_max=BATCH_MAX, linger_s=0.001)
-        self._writes = Coalescer[tuple[str, bytes, int], bool](self._write_many, items_max=BATCH_MAX, linger_s=0.001)
+        self._marks = Coalescer[_Mark, bytes | None](self._write_many, items_max=BATCH_MAX, linger_s=0.001)
 
     async def claim(self, task: Task, timeout_s: float) -> Claim:
         """Ask for the attempt `task.attempt`."""
-        mark = await self._asked("claim", self._claims.submit((task, int((timeout_s + CLAIM_GRACE_S) * 1000))))
-        if mark is None:
+        who = f"{task.id}:{task.generation}"
+        keys = (f"{PREFIX}attempt:{who}:{task.attempt}", f"{PREFIX}success:{who}", f"{PREFIX}cancel:{who}")
+        against = await self._marks.submit(
+            _Mark("claim", keys, b"c" + self._replica, int((timeout_s + CLAIM_GRACE_S) * 1000))
+        )
+        if against is None:
             return Claimed()
-        if mark == b"":
-            return Claimed()
-        if mark.startswith(b"c"):
-            return InFlight(mark[1:].decode())
-        if mark.startswith(b"v"):
-            return Told(_decode_verdict(mark[1:]))
-        return Cancelled() if mark == b"x" else Settled()
+        if against.startswith(b"c"):
+            return InFlight(against[1:].decode())
+        if against.startswith(b"v"):
+            return Told(_decode_verdict(against[1:]))
+        return Cancelled() if against == b"x" else Settled()
 
     async def tell(self, task: Task, verdict: Verdict) -> None:
         """Write the verdict before its outcome is published."""
@@ -163,7 +180,7 @@ class Marks:
 
     async def is_cancelled(self, task: Task) -> bool:
         """False too when Redis is away."""
-        return bool(await self._asked("cancelled", self._is_cancelled(task)))
+        return bool(await self._asked(["cancelled"], self._is_cancelled(task)))
 
     async def cancel(self, id_: UUID, generation: int) -> CancelResult:
         """Let no attempt begin any more, and say whether one is under way. Raises: RedisAway."""
@@ -176,7 +193,7 @@ class Marks:
 
     async def release(self, task: Task) -> None:
         """Give back a claim of ours that no verdict came of."""
-        await self._asked("release", self._release(task))
+        await self._asked(["release"], self._release(task))
 
     async def settle(self, task: Task, verdict: Verdict, longest_wait_s: float) -> None:
         """The outcome is published. A success of a retry is remembered for as long as a fork of it may climb."""
@@ -184,10 +201,27 @@ class Marks:
         if isinstance(verdict, Done) and task.attempt > 1:
             await self._write("done", success_key(task), SETTLED, min(DONE_S + int(longest_wait_s), SUCCESS_S_MAX))
 
-    async def _write(self, operation: str, key: str, mark: bytes, seconds: int) -> None:
-        await self._asked(operation, self._writes.submit((key, mark, seconds)))
+    async def _write(self, operation: Operation, key: str, text: bytes, seconds: int) -> None:
+        await self._marks.submit(_Mark(operation, (key,), text, seconds * 1000))
 
-    async def _asked(self, operation: str, asking: Coroutine[Any, Any, T]) -> T | None:
+    async def _write_many(self, marks: list[_Mark]) -> Sequence[bytes | None]:
+        """For each what stands against it; None when nothing does, or nobody can know."""
+        answer = await self._asked([mark.operation for mark in marks], self._written(marks))
+        against: list[bytes | None] = [None] * len(marks)
+        if answer:
+            for index, mark in zip(answer[::2], answer[1::2], strict=True):
+                against[index] = mark
+        return against
+
+    async def _written(self, marks: list[_Mark]) -> list[Any]:
+        keys = [key.encode() for mark in marks for key in mark.keys]
+        arguments = [argument for mark in marks for argument in (mark.text, mark.ms)]
+        with translating():
+            async with asyncio.timeout(ANSWER_S):
+                answer: list[Any] = await self._write_script(keys, arguments)
+        return answer
+
+    async def _asked(self, operations: Iterable[Operation], asking: Coroutine[Any, Any, T]) -> T | None:
         """What Redis answers; None when it is away, at once when it was silent a moment ago."""
         loop = asyncio.get_running_loop()
         asked_at = loop.time()
@@ -203,7 +237,8 @@ class Marks:
             else:
                 self._note_back()
                 return answer
-        AWAY.labels(operation).inc()
+        for operation in operations:
+            AWAY.labels(operation).inc()
         return None
 
     def _note_away(self, error: Exception) -> None:
@@ -225,21 +260,6 @@ class Marks:
     async def _release(self, task: Task) -> None:
         with translating():
             await self._release_script([attempt_key(task)], [self._replica])
-
-    async def _claim_many(self, asked: list[tuple[Task, int]]) -> Sequence[bytes]:
-        keys = [key for task, _ms in asked for key in (attempt_key(task), success_key(task), cancel_key(task))]
-        with translating():
-            async with asyncio.timeout(ANSWER_S):
-                answers: list[bytes] = await self._claim_script(keys, [self._replica, *(ms for _task, ms in asked)])
-        return answers
-
-    async def _write_many(self, marks: list[tuple[str, bytes, int]]) -> Sequence[bool]:
-        with translating():
-            async with asyncio.timeout(ANSWER_S), self._redis.pipeline(transaction=False) as pipe:
-                for key, mark, seconds in marks:
-                    pipe.set(key, mark, ex=seconds)
-                await pipe.execute()
-        return [True] * len(marks)
 
 
 def attempt_key(task: Task) -> str:

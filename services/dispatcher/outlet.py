@@ -43,7 +43,8 @@ class Outlet:
         """Everything that follows from `verdict`; returns when all of it is confirmed."""
         match verdict:
             case Done(event):
-                await asyncio.gather(self._attempt(event), self._call_back(task, call.callback_success, event))
+                await self._attempt(event)
+                await self._call_back(task, call.callback_success, event)
             case Retry(event, not_before, wait_ms):
                 await asyncio.gather(self._attempt(event), self._wait(_next(task), not_before, wait_ms))
             case Fail(event):

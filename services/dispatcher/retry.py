@@ -15,6 +15,7 @@ from services.dispatcher.outcome import Answer, Outcome, judge
 RETRY_AFTER_MAX_S = 24 * 3600.0
 # Only on steps that are on no rung: a rung's delay is exact.
 JITTER = 0.10
+_MS = timedelta(milliseconds=1)
 RESPONSE_BODY_KEPT = 8 * 1024
 # A caller takes 64 KiB of them: a few thousand such answers would fill ingest.history.
 RESPONSE_HEADERS_KEPT = 16 * 1024
@@ -155,10 +156,12 @@ def _event(
 
 
 def _queue_ms(answer: Answer, due_at: datetime) -> int:
-    return max(round((answer.started_at - due_at) / timedelta(milliseconds=1)), 0)
+    return max(round((answer.started_at - due_at) / _MS), 0)
 
 
 def _first_headers(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    if not headers:
+        return ()
     sizes = accumulate(len(name) + len(value) for name, value in headers)
     return tuple(header for header, size in zip(headers, sizes, strict=True) if size <= RESPONSE_HEADERS_KEPT)
 

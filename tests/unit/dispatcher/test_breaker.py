@@ -1,8 +1,19 @@
 """When calls to a host are put off, and when they are tried again."""
 
+from collections import Counter
+from itertools import pairwise
+
 import pytest
 
-from services.dispatcher.breaker import CALLS_MIN, OPEN_FIRST_S, OPEN_MAX_S, WINDOW_S, Breaker
+from services.dispatcher.breaker import (
+    BACK_MAX_S,
+    BACK_PER_S,
+    CALLS_MIN,
+    OPEN_FIRST_S,
+    OPEN_MAX_S,
+    WINDOW_S,
+    Breaker,
+)
 
 NOW = 1000.0
 
@@ -106,3 +117,28 @@ def test_a_call_from_before_that_fails_changes_nothing() -> None:
     breaker = an_open_one()
     assert breaker.note(NOW + 1, has_failed=True) is None
     assert breaker.wait_s(NOW + 1) == OPEN_FIRST_S - 1
+
+
+def test_those_that_are_put_off_come_back_one_after_the_other_once_it_may_be_closed() -> None:
+    breaker = an_open_one()
+    waits = [breaker.back_s(NOW) for _ in range(1000)]
+    assert waits[0] == pytest.approx(OPEN_FIRST_S, abs=0.1)
+    steps = [later - sooner for sooner, later in pairwise(waits)]
+    assert steps == pytest.approx([1 / BACK_PER_S] * 999)
+
+
+def test_a_row_that_has_passed_begins_again_where_it_may_be_closed() -> None:
+    breaker = an_open_one()
+    for _ in range(1000):
+        breaker.back_s(NOW)
+    later = NOW + 60
+    breaker.wait_s(later)
+    assert breaker.back_s(later) == pytest.approx(OPEN_FIRST_S, abs=0.1)
+
+
+def test_nobody_is_put_off_for_longer_than_five_minutes_and_no_instant_gets_them_all() -> None:
+    breaker = an_open_one()
+    waits = [breaker.back_s(NOW) for _ in range(100_000)]
+    assert max(waits) <= BACK_MAX_S + 1 / BACK_PER_S
+    by_second = Counter(map(int, waits))
+    assert max(by_second.values()) <= 5 * BACK_PER_S
