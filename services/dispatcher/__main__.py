@@ -75,7 +75,7 @@ async def main() -> None:
         consuming = Link(amqp_url, f"{settings.replica} consumes", table)
         publisher, replier = Publisher(), Replier()
         publishing.join(publisher, replier)
-        outlet = Outlet(publisher, clock, settings.replica)
+        outlet = Outlet(publisher, clock, settings.replica, settings.urgent_labels)
         delivery = Delivery(gate, marks, attempts, ladder, outlet, publisher, clock)
         commands = Commands(control, marks, outlet, replier, clock)
 

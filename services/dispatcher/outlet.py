@@ -4,6 +4,7 @@ All of it is confirmed, or held and repeated; nothing here decides anything.
 """
 
 import asyncio
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -29,13 +30,17 @@ from libs.common.publisher import Publisher, PublishUnknown, Refused, Unroutable
 from services.dispatcher.callback import callback_of
 from services.dispatcher.gate import BreakerChange
 from services.dispatcher.retry import Cancel, Done, Expire, Fail, Retry, Verdict
+from services.dispatcher.urgent import Urgent
 
 log = structlog.get_logger(__name__)
 
 
 class Outlet:
-    def __init__(self, publisher: Publisher, clock: Clock, replica: str) -> None:
+    def __init__(
+        self, publisher: Publisher, clock: Clock, replica: str, urgent_labels: Collection[tuple[str, str]] = ()
+    ) -> None:
         self._publisher = publisher
+        self._urgent = Urgent(urgent_labels, publisher)
         self._clock = clock
         self._replica = replica
 
@@ -48,10 +53,11 @@ class Outlet:
             case Retry(event, not_before, wait_ms):
                 await asyncio.gather(self._attempt(event), self._wait(_next(task), not_before, wait_ms))
             case Fail(event):
-                line = encode(_failed(task, call, event))
+                failed = _failed(task, call, event)
                 await asyncio.gather(
                     self._attempt(event),
-                    self._publisher.insist(topology.FALLBACK_ENTRY, line),
+                    self._publisher.insist(topology.FALLBACK_ENTRY, encode(failed)),
+                    self._urgent.tell(failed),
                     self._call_back(task, call.callback_failure, event),
                 )
             case Expire(at):

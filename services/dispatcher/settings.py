@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_settings import NoDecode
 
 from libs.common.ports import ADMIN_PORTS
 from libs.common.settings import (
@@ -34,6 +35,15 @@ def _a_proxy(url: SecretStr | None) -> SecretStr | None:
     return url
 
 
+def _pairs(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    pairs = [tuple(part.strip() for part in text.split("=", 1)) for text in value.split(",") if text.strip()]
+    if not all(len(pair) == 2 and pair[0] for pair in pairs):
+        raise ValueError("should be like severity=critical, with commas between such pairs")
+    return tuple(pairs)
+
+
 class DispatcherSettings(CommonSettings, RedisSettings, LadderSettings, SigningSettings, EgressSettings):
     admin_port: AdminPort = ADMIN_PORTS["dispatcher"]
     concurrency: int = Field(200, ge=1, le=10_000, description="Calls in flight at once, in tasks.")
@@ -43,4 +53,7 @@ class DispatcherSettings(CommonSettings, RedisSettings, LadderSettings, SigningS
     )
     egress_proxy: Annotated[SecretStr | None, AfterValidator(_a_proxy)] = Field(
         None, description="Proxy for all calls, as http://user:password@host:port; it then resolves their names."
+    )
+    urgent_labels: Annotated[tuple[tuple[str, str], ...], NoDecode, BeforeValidator(_pairs)] = Field(
+        (), description="Labels, as name=value with commas between, whose tasks are told of at once when they fail."
     )

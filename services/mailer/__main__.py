@@ -49,7 +49,7 @@ async def main() -> None:
 
     server = SmtpServer.from_url(settings.smtp_url.get_secret_value())
     letterhead = Letterhead(settings.digest_from, settings.digest_to, settings.public_url)
-    outbox = Outbox(server.send, publisher, letterhead)
+    outbox = Outbox(server.send, publisher, letterhead, settings.routes)
     pages = Intake(topology.MAILER_OUTBOX, decoder(DigestPage), publisher, prefetch=MAILS_AT_A_TIME)
     consuming.join(fallback)
     consuming.join(pages)

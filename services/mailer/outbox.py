@@ -9,7 +9,7 @@ gets the same page again, alone. A refused login is not repeated for five minute
 """
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from email.message import EmailMessage
 from typing import TypeAlias
 
@@ -22,6 +22,7 @@ from libs.common.digest.render import Letterhead, plainly, render
 from libs.common.metrics import REGISTRY
 from libs.common.publisher import Publisher
 from libs.common.topology import MAILER_RUNGS_MS, mailer_rung
+from services.mailer.pages import Recipients
 from services.mailer.smtp import LoginRefused, NotSent, Sent
 
 LOGIN_PAUSE_S = 300.0
@@ -49,6 +50,7 @@ class Outbox:
         send: Send,
         publisher: Publisher,
         letterhead: Letterhead,
+        routes: Mapping[str, Recipients] | None = None,
         *,
         rungs_ms: Sequence[int] = MAILER_RUNGS_MS,
         monotonic: Callable[[], float] = time.monotonic,
@@ -56,6 +58,7 @@ class Outbox:
         self._send = send
         self._publisher = publisher
         self._letterhead = letterhead
+        self._routes = routes or {}
         self._rungs_ms = rungs_ms
         self._monotonic = monotonic
         self._paused_until = 0.0
@@ -64,6 +67,8 @@ class Outbox:
         """Return when the page is in the server's hands, or waits on a rung."""
         if self._monotonic() < self._paused_until:
             return await self._later(page, "paused")
+        if page.is_urgent and not page.recipients:  # the dispatcher does not know who reads
+            page = msgspec.structs.replace(page, recipients=self._routes.get(page.failed[0].project, ()))
         message = _rendered(page, self._letterhead)
         try:
             sent = await self._send(message, page.recipients or self._letterhead.recipients)

@@ -1,7 +1,7 @@
 """Receivers that answer well or badly, callers towards them, and a dispatcher without its process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
@@ -171,6 +171,7 @@ async def dispatcher(
     per_host: int = 10_000,
     consumes: bool = True,
     signer: Signer = SIGNER,
+    urgent_labels: Collection[tuple[str, str]] = (),
 ) -> AsyncIterator[Dispatcher]:
     """The parts wired as `__main__` does; without `consumes`, a test calls `delivery.handle` itself."""
     table = topology.topology(RETRY_SCHEDULE_S)
@@ -185,7 +186,9 @@ async def dispatcher(
     control = Control(redis)
     gate = Gate(control, Lanes(slots, per_host), Limiter(redis), clock)
     attempts = Attempts(caller, signer, ladder, clock, replica)
-    delivery = Delivery(gate, marks, attempts, ladder, Outlet(publisher, clock, replica), publisher, clock)
+    delivery = Delivery(
+        gate, marks, attempts, ladder, Outlet(publisher, clock, replica, urgent_labels), publisher, clock
+    )
     free = asyncio.Semaphore(3 * slots)
     queues = (topology.DISPATCHER_DUE, topology.DISPATCHER_RETRY_DUE) if consumes else ()
     intakes = [Intake(queue, decoder(TaskDue), publisher, prefetch=256) for queue in queues]

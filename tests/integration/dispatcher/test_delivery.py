@@ -571,3 +571,21 @@ async def test_nobody_is_called_back_who_did_not_ask(
         await made.due(task)
         await settled(redis, task)
     assert creates.items == []
+
+
+# --- urgent ones
+
+
+async def test_an_urgent_failure_is_told_at_once_and_stands_in_the_digest_as_well(
+    amqp_url: str, redis_url: str, amqp: AbstractConnection, redis: Redis, fallback: Tap
+) -> None:
+    outbox = await Tap(amqp, topology.MAILER_OUTBOX).open()
+    urgent, other = a_task(labels={"severity": "critical"}), a_task(labels={"severity": "low"})
+    caller = FakeCaller([an_answer(410), an_answer(410)])
+    async with dispatcher(amqp_url, redis_url, caller, urgent_labels=[("severity", "critical")]) as made:
+        await made.due(urgent, other)
+        await settled(redis, urgent)
+        await settled(redis, other)
+    [page] = outbox.items
+    assert (page["type"], page["is_urgent"], page["failed"][0]["id"]) == ("DigestPage.1", True, str(urgent.id))
+    assert {entry["id"] for entry in fallback.items} == {str(urgent.id), str(other.id)}

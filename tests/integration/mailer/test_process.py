@@ -20,6 +20,7 @@ from libs.common.contracts import AskDigest, DigestAnswer, FailedTask, Notice, e
 from libs.common.ids import new_id
 from libs.common.publisher import Publisher
 from libs.common.topology import Route
+from services.dispatcher.urgent import Urgent
 from services.mailer.collect import HELD_MAX
 from tests.conftest import ROOT
 from tests.integration.mailer.rig import Mailbox, until
@@ -195,6 +196,18 @@ async def test_readers_of_a_project_get_its_part_alone(
         ("ops@example.org",): b"Carillon: 1 task failed, 1 notice",
         ("bank@example.org", "audit@example.org"): b"Carillon: 1 task failed",
     }
+
+
+async def test_an_urgent_failure_is_a_mail_at_once_for_who_reads_of_its_project(
+    start: Start, publisher: Publisher, mailbox: Mailbox
+) -> None:
+    await start(CARILLON_DIGEST_TO_PROJECTS="bank=bank@example.org")
+    urgent = Urgent([("severity", "critical")], publisher)
+    for number, project in enumerate(["shop", "bank"], 1):
+        await urgent.tell(failed(number, project=project, labels={"severity": "critical"}))
+    await mailbox.has(2, 30)
+    assert sorted(mailbox.recipients) == [["bank@example.org"], ["ops@example.org"]]
+    assert all(b"Subject: Carillon now: 1 task failed\r\n" in mail for mail in mailbox.mails)
 
 
 def _rss_kib(pid: int) -> int:
