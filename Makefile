@@ -20,7 +20,7 @@ demo: $(VENV)/ok ## everything from nothing: start, schedule ten tasks, watch th
 	@$(BIN)/python -m deploy.demo
 
 test: $(VENV)/ok ## all tests, fast ones first, on real servers of their own
-	$(BIN)/pytest -q tests/unit tests/contract tests/http tests/deploy
+	$(BIN)/pytest -q tests/unit tests/contract tests/http tests/client tests/deploy
 	$(BIN)/pytest -q tests/local tests/integration
 	$(BIN)/pytest -q tests/e2e
 
@@ -79,4 +79,5 @@ $(VENV)/ok: requirements-dev.lock
 	@echo "setting up $(VENV) from requirements-dev.lock"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation --editable client
 	@touch $@

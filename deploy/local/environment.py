@@ -20,7 +20,7 @@ SERVER_URLS = {
     "rabbitmq": "CARILLON_AMQP_URL",
     "smtp": "CARILLON_SMTP_URL",
 }
-CLIENT_NAMES = frozenset({"CARILLON_URL", "CARILLON_API_KEY"})
+CLIENT_NAMES = frozenset({"CARILLON_URL", "CARILLON_KEY", "CARILLON_API_KEY"})
 PER_PROCESS_NAMES = frozenset({"CARILLON_PORT", "CARILLON_ADMIN_PORT", "CARILLON_REPLICA"})
 ANY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104  compared with, not listened on
 

@@ -11,7 +11,7 @@ from services.mailer.settings import MailerSettings
 from services.scheduler.settings import SchedulerSettings
 from tests.conftest import ROOT
 
-OF_THE_CLIENT = {"CARILLON_URL", "CARILLON_API_KEY"}
+OF_THE_CLIENT = {"CARILLON_URL", "CARILLON_KEY", "CARILLON_API_KEY"}
 ALL = (IngestSettings, SchedulerSettings, DispatcherSettings, MailerSettings, SetupSettings)
 
 
