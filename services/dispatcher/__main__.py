@@ -52,8 +52,7 @@ async def main() -> None:
     settings = load(DispatcherSettings)
     configure_logs("dispatcher", settings.replica, settings.log_level)
     build_info("dispatcher", VERSION)
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
+    _collect_seldom()
     clock = SystemClock()
 
     async with AsyncExitStack() as opened:  # closed last-in first-out, after the drain
@@ -70,9 +69,7 @@ async def main() -> None:
         attempts = Attempts(caller, signer, ladder, clock, settings.replica, tracer)
         await control.read()
 
-        amqp_url, table = settings.amqp_url.get_secret_value(), topology.topology(settings.retry_schedule_s)
-        publishing = Link(amqp_url, f"{settings.replica} publishes", table)
-        consuming = Link(amqp_url, f"{settings.replica} consumes", table)
+        publishing, consuming = _link(settings, "publishes"), _link(settings, "consumes")
         publisher, replier = Publisher(), Replier()
         publishing.join(publisher, replier)
         outlet = Outlet(publisher, clock, settings.replica, settings.urgent_labels)
@@ -91,6 +88,16 @@ async def main() -> None:
         await run_until_stopped(
             [admin, publishing, consuming, control, lanes, canaries, *consumers], drain_s=settings.drain_s
         )
+
+
+def _collect_seldom() -> None:
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
+
+
+def _link(settings: DispatcherSettings, does: str) -> Link:
+    table = topology.topology(settings.retry_schedule_s)
+    return Link(settings.amqp_url.get_secret_value(), f"{settings.replica} {does}", table)
 
 
 def _consumers(

@@ -6,42 +6,32 @@ Source: shenpeiliang/delay_queue@2f81c76; the id in the answer is ours.
 
 import hashlib
 from collections.abc import Mapping
-from datetime import datetime, timedelta
-from typing import Literal, NamedTuple
+from typing import Literal
 from urllib.parse import urlencode
 
 import msgspec
 import structlog
 from aiohttp import web
 
-from libs.common.clock import Clock, ceil_to_ms, format_utc
+from libs.common.clock import Clock, format_utc
 from libs.common.contracts import CreateTask, encode
 from libs.common.egress import EgressRules
 from libs.common.ids import new_id
 from libs.common.publisher import NotPublished
 from libs.common.topology import CREATE
 from services.ingest.auth import Keys
+from services.ingest.bodies import in_time
 from services.ingest.creation import Sender, create, this_millisecond
 from services.ingest.endpoint import Endpoint, json_response
-from services.ingest.problems import FieldError, Problem, forbidden, invalid
-from services.ingest.requests import NewTask
+from services.ingest.legacy import FORM, LegacyFields, LegacyRules, new_task
+from services.ingest.problems import FieldError, Problem, invalid
 from services.ingest.task_door import Publishes
 from services.ingest.trace import TASK_ID, traceparent
 
 ACCEPTED = "操作成功"
 BAD_PARAMETER = "参数错误："  # noqa: RUF001  the ancestor's own words
-URL_MISSING = "通知地址参数必须"
-FORM = "application/x-www-form-urlencoded"
 
 log = structlog.get_logger(__name__)
-
-
-class LegacyRules(NamedTuple):
-    """`project` None: the door needs a key. `past_delay_s`: when to call what should have been called before."""
-
-    project: str | None
-    past_delay_s: float
-    is_json_success: bool
 
 
 class LegacyForm(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,8 +83,8 @@ class LegacyDoor:
         return json_response(LegacyAnswer(code="ok", data=ACCEPTED, id=id_))
 
     async def _save(self, request: web.Request) -> str:
-        project = self._rules.project or await self._project_of(request)
-        form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+        project = self._rules.project or (await self._keys.admit(request, "tasks:write")).project
+        form = {name: value for name, value in (await in_time(request.post())).items() if isinstance(value, str)}
         now = this_millisecond(self._clock.now())
         sender = Sender(
             id=new_id(),
@@ -104,41 +94,21 @@ class LegacyDoor:
             traceparent=traceparent(request),
             expect_json_success=self._rules.is_json_success,
         )
-        task = create(self._new_task(form, now), sender, self._egress)
+        task = create(new_task(_fields(form), now, self._rules), sender, self._egress)
         request[TASK_ID] = task.id
         await self._publisher.publish(CREATE, encode(CreateTask(task=task)))
         log.info("task.created", task_id=str(task.id), due_at=format_utc(task.due_at), door="legacy")
         return str(task.id)
 
-    async def _project_of(self, request: web.Request) -> str:
-        caller = await self._keys.caller(request.headers.get("Authorization"))
-        if "tasks:write" not in caller.scopes:
-            raise forbidden("tasks:write")
-        return caller.project
 
-    def _new_task(self, form: Mapping[str, str], now: datetime) -> NewTask:
-        url, parameters = form.get("notify_url", "").strip(), form.get("notify_param", "")
-        if not url:
-            raise invalid([FieldError("", "required", URL_MISSING)])
-        due_at = self._due_at(form.get("plan_time", ""), now)
-        if form.get("method_name", "").lower() == "post":  # any other method was a GET
-            return NewTask(url=url, method="POST", due_at=due_at, body_text=parameters, content_type=FORM)
-        return NewTask(url=_with_query(url, parameters), method="GET", due_at=due_at)
-
-    def _due_at(self, plan_time: str, now: datetime) -> str | int:
-        try:
-            due_s = int(plan_time or 0)
-        except ValueError:
-            raise invalid([FieldError("", "not_a_time", f"{BAD_PARAMETER}plan_time is no unix time")]) from None
-        if due_s > now.timestamp():
-            return due_s
-        return format_utc(ceil_to_ms(now + timedelta(seconds=self._rules.past_delay_s)))
-
-
-def _with_query(url: str, parameters: str) -> str:
-    if not parameters:
-        return url
-    return f"{url}{'&' if '?' in url else '?'}{parameters}"
+def _fields(form: Mapping[str, str]) -> LegacyFields:
+    """Raises: Problem (422)."""
+    try:
+        plan_time = max(int(form.get("plan_time") or 0), 0)
+    except ValueError:
+        raise invalid([FieldError("", "not_a_time", f"{BAD_PARAMETER}plan_time is no unix time")]) from None
+    url, parameters = form.get("notify_url", "").strip(), form.get("notify_param", "")
+    return LegacyFields(url, plan_time, form.get("method_name", ""), parameters)
 
 
 def _no(reason: str) -> web.Response:

@@ -235,9 +235,7 @@ def test_a_missing_url_is_named() -> None:
     assert errors(b"{}") == [("/url", "required")]
 
 
-@pytest.mark.parametrize(
-    "raw", [b"", b"{", b"nope", b'{"url":"\xff"}', b'{"url":"\\ud800"}', b'{"body":' + b"[" * 9999]
-)
+@pytest.mark.parametrize("raw", [b"", b"{", b"nope", b'{"url":"\xff"}', b'{"body":' + b"[" * 9999])
 def test_what_is_no_json_is_a_400(raw: bytes) -> None:
     with pytest.raises(Problem) as caught:
         read_task(raw)
