@@ -17,7 +17,7 @@ from libs.common.contracts import Call, Task, encode
 from libs.common.egress import EgressRules
 from services.ingest.limits import expect_errors, label_errors, retry_errors, timeout_errors
 from services.ingest.problems import FieldError, invalid
-from services.ingest.requests import Callbacks, Expect, LocalTime, NewTask, Retry
+from services.ingest.requests import Callbacks, Expect, LocalTime, NewTask, NewTime, Retry, TaskTemplate
 from services.ingest.target import content_type_errors, header_errors, url_errors
 from services.ingest.times import BadTime, parse_delay, parse_local, parse_moment
 
@@ -43,10 +43,9 @@ class _Body(NamedTuple):
 def create(new: NewTask, sender: Sender, egress: EgressRules) -> Task:
     """The task, first attempt, first generation. Raises: Problem (422) with every error."""
     errors: list[FieldError] = []
-    due_at = _due_at(new, sender.now, errors)
+    due_at = due_time(new, sender.now, errors)
     expires_at = _expires_at(new, due_at, sender.now, errors)
-    body = _body(new, errors)
-    errors += _errors(new, egress)
+    call = call_of(new, egress, errors, traceparent=sender.traceparent, expect_json_success=sender.expect_json_success)
     if errors:
         raise invalid(errors)
     return Task(
@@ -57,7 +56,7 @@ def create(new: NewTask, sender: Sender, egress: EgressRules) -> Task:
         expires_at=expires_at,
         fingerprint=sender.fingerprint,
         labels=new.labels,
-        call=msgspec.Raw(encode(_call(new, body, sender))),
+        call=msgspec.Raw(encode(call)),
     )
 
 
@@ -66,7 +65,17 @@ def this_millisecond(moment: datetime) -> datetime:
     return from_ms(to_ms(moment))
 
 
-def _call(new: NewTask, body: _Body, sender: Sender) -> Call:
+def call_of(
+    new: TaskTemplate,
+    egress: EgressRules,
+    errors: list[FieldError],
+    *,
+    traceparent: str | None = None,
+    expect_json_success: bool = False,
+) -> Call:
+    """Of use only when no `errors` came."""
+    body = _body(new, errors)
+    errors += _errors(new, egress)
     retry, expect, callbacks = new.retry or Retry(), new.expect or Expect(), new.callbacks or Callbacks()
     return Call(
         url=new.url,
@@ -78,30 +87,45 @@ def _call(new: NewTask, body: _Body, sender: Sender) -> Call:
         respect_retry_after=retry.respect_retry_after,
         expect_status=expect.status,
         expect_body_contains=expect.body_contains,
-        expect_json_success=sender.expect_json_success,
-        traceparent=sender.traceparent,
+        expect_json_success=expect_json_success,
+        traceparent=traceparent,
         callback_success=callbacks.success,
         callback_failure=callbacks.failure,
     )
+
+
+def due_time(new: NewTask | NewTime, now: datetime, errors: list[FieldError]) -> datetime:
+    """Now when none is given, when it has passed, and when it is wrong (which `errors` then says)."""
+    given = [name for name in ("due_at", "delay", "local_time") if getattr(new, name) is not None]
+    errors += [FieldError(f"/{name}", "conflict", f"stands beside {given[0]}; give one of them") for name in given[1:]]
+    if new.due_at is not None:
+        return max(now, read_time("due_at", parse_moment, new.due_at, now, errors) or now)
+    if new.delay is not None:
+        return read_time("delay", parse_delay, new.delay, now, errors) or now
+    if new.local_time is not None:
+        return max(now, _local_time(new.local_time, now, errors) or now)
+    return now
+
+
+def read_time(
+    field: str,
+    parse: Callable[[str | float, datetime], datetime],
+    value: str | float,
+    now: datetime,
+    errors: list[FieldError],
+) -> datetime | None:
+    """What `field` says; None when that is wrong."""
+    try:
+        return parse(value, now)
+    except BadTime as error:
+        errors.append(FieldError(f"/{field}", error.code, error.detail))
+        return None
 
 
 def _headers(headers: Mapping[str, str], content_type: str | None) -> Mapping[str, str]:
     if content_type is None or any(name.lower() == "content-type" for name in headers):
         return headers
     return {**headers, "Content-Type": content_type}
-
-
-def _due_at(new: NewTask, now: datetime, errors: list[FieldError]) -> datetime:
-    """Now when none is given, when it has passed, and when it is wrong (which `errors` then says)."""
-    given = [name for name in ("due_at", "delay", "local_time") if getattr(new, name) is not None]
-    errors += [FieldError(f"/{name}", "conflict", f"stands beside {given[0]}; give one of them") for name in given[1:]]
-    if new.due_at is not None:
-        return max(now, _time("due_at", parse_moment, new.due_at, now, errors) or now)
-    if new.delay is not None:
-        return _time("delay", parse_delay, new.delay, now, errors) or now
-    if new.local_time is not None:
-        return max(now, _local_time(new.local_time, now, errors) or now)
-    return now
 
 
 def _local_time(local: LocalTime, now: datetime, errors: list[FieldError]) -> datetime | None:
@@ -116,37 +140,24 @@ def _local_time(local: LocalTime, now: datetime, errors: list[FieldError]) -> da
 def _expires_at(new: NewTask, due_at: datetime, now: datetime, errors: list[FieldError]) -> datetime | None:
     if new.expires_at is None:
         return None
-    expires_at = _time("expires_at", parse_moment, new.expires_at, now, errors)
+    expires_at = read_time("expires_at", parse_moment, new.expires_at, now, errors)
     if expires_at is not None and expires_at <= due_at:
         detail = "is not after the task is due, so it would never be called; give a later time"
         errors.append(FieldError("/expires_at", "too_early", detail))
     return expires_at
 
 
-def _time(
-    field: str,
-    parse: Callable[[str | float, datetime], datetime],
-    value: str | float,
-    now: datetime,
-    errors: list[FieldError],
-) -> datetime | None:
-    try:
-        return parse(value, now)
-    except BadTime as error:
-        errors.append(FieldError(f"/{field}", error.code, error.detail))
-        return None
-
-
-def _body(new: NewTask, errors: list[FieldError]) -> _Body:
+def _body(new: TaskTemplate, errors: list[FieldError]) -> _Body:
     raw = bytes(new.body)
+    if new.body_text is None and new.body_base64 is None:
+        return _Body(b"", None) if raw in _NO_BODY else _Body(raw, "application/json")
     given = {"body": raw not in _NO_BODY, "body_text": new.body_text, "body_base64": new.body_base64}
     names = [name for name, value in given.items() if value not in (None, False)]
     errors += [FieldError(f"/{name}", "conflict", f"stands beside {names[0]}; give one of them") for name in names[1:]]
     if new.body_text is not None:
         return _Body(new.body_text.encode(), "text/plain; charset=utf-8")
-    if new.body_base64 is not None:
-        return _Body(_from_base64(new.body_base64, errors), "application/octet-stream")
-    return _Body(raw, "application/json") if given["body"] else _Body(b"", None)
+    assert new.body_base64 is not None
+    return _Body(_from_base64(new.body_base64, errors), "application/octet-stream")
 
 
 def _from_base64(text: str, errors: list[FieldError]) -> bytes:
@@ -158,15 +169,25 @@ def _from_base64(text: str, errors: list[FieldError]) -> bytes:
         return b""
 
 
-def _errors(new: NewTask, egress: EgressRules) -> Iterator[FieldError]:
+def _errors(new: TaskTemplate, egress: EgressRules) -> Iterator[FieldError]:
     yield from url_errors(new.url, egress)
-    yield from header_errors(new.headers)
-    yield from content_type_errors(new.content_type, new.headers)
     yield from timeout_errors(new.timeout_s)
-    yield from retry_errors(new.retry or Retry())
-    yield from expect_errors(new.expect or Expect())
-    yield from label_errors(new.labels)
+    if new.headers:
+        yield from header_errors(new.headers)
+    if new.content_type is not None:
+        yield from content_type_errors(new.content_type, new.headers)
+    if new.retry is not None:
+        yield from retry_errors(new.retry)
+    if new.expect is not None:
+        yield from expect_errors(new.expect)
+    if new.labels:
+        yield from label_errors(new.labels)
+    if new.callbacks is not None:
+        yield from _callback_errors(new.callbacks, egress)
+
+
+def _callback_errors(callbacks: Callbacks, egress: EgressRules) -> Iterator[FieldError]:
     for name in ("success", "failure"):
-        url = getattr(new.callbacks, name, None)
+        url = getattr(callbacks, name)
         if url is not None:
             yield from url_errors(url, egress, f"/callbacks/{name}")

@@ -4,6 +4,7 @@ What a shape cannot say (a URL without a host, a time without an offset) stands 
 """
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Literal, TypeVar
@@ -11,7 +12,9 @@ from typing import Literal, TypeVar
 import msgspec
 from aiohttp import web
 
-from services.ingest.problems import FieldError, bad_query, invalid, malformed, unsupported_media_type
+from services.ingest.bodies import whole
+from services.ingest.json_names import lone_surrogates, repeated_names
+from services.ingest.problems import FieldError, Problem, bad_query, escaped, invalid, malformed, unsupported_media_type
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"]
 
@@ -44,26 +47,39 @@ class Callbacks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     failure: str | None = None
 
 
-class NewTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A task as a client asks for it: at most one of due_at, delay, local_time; one of body, body_text, body_base64."""
+class TaskTemplate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to call, and what counts as an answer: a task without its times. At most one of the three bodies."""
 
     url: str
     method: Method = "POST"
-    due_at: str | int | float | None = None
-    delay: str | int | float | None = None
-    local_time: LocalTime | None = None
     headers: dict[str, str] = {}
     # Raw keeps the client's bytes; `Raw | None` would refuse objects, so an absent body is an empty Raw.
-    body: msgspec.Raw = msgspec.Raw(b"")
+    body: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     body_text: str | None = None
     body_base64: str | None = None
     content_type: str | None = None
     timeout_s: float = 15.0
-    expires_at: str | int | float | None = None
     retry: Retry | None = None
     expect: Expect | None = None
     labels: dict[str, str] = {}
     callbacks: Callbacks | None = None
+
+
+class NewTask(TaskTemplate, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A task as a client asks for it: at most one of due_at, delay, local_time; none means now."""
+
+    due_at: str | int | float | None = None
+    delay: str | int | float | None = None
+    local_time: LocalTime | None = None
+    expires_at: str | int | float | None = None
+
+
+class NewTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another time for a task that waits: exactly one of them."""
+
+    due_at: str | int | float | None = None
+    delay: str | int | float | None = None
+    local_time: LocalTime | None = None
 
 
 # The names that a struct knows, by the pointer to it.
@@ -94,24 +110,44 @@ def read_task(raw: bytes) -> NewTask:
 def read_json(raw: bytes, decode: Callable[[bytes], T], fields: Fields = _FIELDS) -> T:
     """Raises: Problem, 400 when it is no JSON and 422 when `decode` refuses what it says, which has `fields`."""
     try:
-        raw.decode()  # msgspec looks at the bytes of a Raw no closer than its brackets
-        return decode(raw)
+        text = raw.decode()  # msgspec looks at the bytes of a Raw no closer than its brackets
+        value = decode(raw)
+        errors = repeated_names(text)
     except msgspec.ValidationError as error:
         raise invalid([field_error(str(error), fields)]) from error
+    except msgspec.DecodeError as error:
+        raise _unreadable(raw, error) from error
     except UnicodeDecodeError as error:
         raise malformed(f"The body is not UTF-8 at byte {error.start}") from error
-    except msgspec.DecodeError as error:
+    except json.JSONDecodeError as error:
         raise malformed(f"The body cannot be read: {error}") from error
     except RecursionError as error:
         raise malformed("The body is nested too deep") from error
+    if errors:
+        raise invalid(errors)
+    return value
+
+
+def _unreadable(raw: bytes, error: msgspec.DecodeError) -> Problem:
+    """msgspec calls half of a surrogate pair "truncated", at no place: that one we look for."""
+    try:
+        errors = lone_surrogates(raw.decode())
+    except (json.JSONDecodeError, RecursionError):
+        errors = []
+    return invalid(errors) if errors else malformed(f"The body cannot be read: {error}")
 
 
 async def json_body(request: web.Request) -> bytes:
-    """Raises: Problem (413, 415)."""
+    """Raises: Problem (400, 408, 413, 415)."""
     is_json = request.content_type == "application/json" or request.content_type.endswith("+json")
     if "Content-Type" in request.headers and not is_json:
         raise unsupported_media_type("application/json")
-    return await request.read()
+    return await whole(request)
+
+
+async def optional_json_body(request: web.Request) -> bytes:
+    """Empty when there is none, whatever type it was said to have. Raises: as `json_body`."""
+    return await json_body(request) if request.can_read_body else b""
 
 
 def read_query(request: web.Request, kind: type[S]) -> S:
@@ -143,11 +179,6 @@ def field_error(complaint: str, fields: Fields = _FIELDS) -> FieldError:
     if missing := _MISSING.fullmatch(text):
         return FieldError(f"{pointer}/{escaped(missing[1])}", "required", f"{missing[1]} is missing; add it")
     return FieldError(pointer, "wrong_type", f"{text[:1].lower()}{text[1:]}; change it")
-
-
-def escaped(name: str) -> str:
-    """`name` as one step of a JSON pointer (RFC 6901)."""
-    return name.replace("~", "~0").replace("/", "~1")
 
 
 def _unknown_field(parent: str, name: str, known: tuple[str, ...]) -> FieldError:

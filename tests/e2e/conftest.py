@@ -42,19 +42,25 @@ class Call:
 
 @dataclass
 class Receiver:
-    """Answers what `answers[name]` says, in order, the last one for ever; 200 when nothing is said."""
+    """Answers what `answers[name]` says, in order, the last one for ever; 200 when nothing is said.
+
+    It says nothing of `name` before the event `gates[name]`.
+    """
 
     url: str = ""
     calls: dict[str, list[Call]] = field(default_factory=dict)
     answers: dict[str, list[int]] = field(default_factory=dict)
+    gates: dict[str, asyncio.Event] = field(default_factory=dict)
 
     async def called(self, request: web.Request) -> web.Response:
         name = request.path.strip("/").split("/")[0]
         headers = {key.lower(): value for key, value in request.headers.items()}
         seen = self.calls.setdefault(name, [])
         seen.append(Call(datetime.now(UTC), request.method, request.path_qs, headers, await request.read()))
-        answers = self.answers.get(name, [200])
-        return web.Response(status=answers[min(len(seen), len(answers)) - 1], text="answer")
+        answers, number = self.answers.get(name, [200]), len(seen)
+        if name in self.gates:
+            await self.gates[name].wait()
+        return web.Response(status=answers[min(number, len(answers)) - 1], text="answer")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The real application behind a real HTTP server, with a fake broker and a fake history."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -13,13 +14,23 @@ from pytest_aiohttp.plugin import AiohttpClient
 from libs.common.clock import SystemClock
 from libs.common.contracts import AnyMessage, CreateTask
 from libs.common.egress import EgressRules
+from libs.common.publisher import NotPublished
 from libs.common.topology import Route
 from services.ingest.auth import Keys
+from services.ingest.batch import Rules
+from services.ingest.batch_door import BatchDoor
+from services.ingest.command_door import CommandDoor
+from services.ingest.commands import Commands
+from services.ingest.explain_door import ExplainDoor
 from services.ingest.fallback_door import FallbackDoor
 from services.ingest.http import build_app
-from services.ingest.legacy_door import LegacyDoor, LegacyRules
+from services.ingest.legacy import LegacyRules
+from services.ingest.legacy_door import LegacyDoor
+from services.ingest.schedule_door import ScheduleDoor
 from services.ingest.stored import StoredAttempt, StoredTask
+from services.ingest.task_commands import TaskCommands
 from services.ingest.task_door import TaskDoor
+from tests.http.services import FakeServices, FakeTargets
 
 KEY = "a-key-of-enough-length"
 BODY_BYTES_MAX = 4096
@@ -30,17 +41,25 @@ _decoder: msgspec.json.Decoder[AnyMessage] = msgspec.json.Decoder(AnyMessage)
 
 @dataclass
 class FakeBroker:
-    """Confirms at once, unless `confirm` is a future that a test releases."""
+    """Confirms at once, unless `confirm` is a future that a test releases. `failures`: of a batch, by number."""
 
     published: list[tuple[Route, AnyMessage]] = field(default_factory=list)
     confirm: asyncio.Future[None] | None = None
     asked: asyncio.Event = field(default_factory=asyncio.Event)
+    failures: dict[int, NotPublished] = field(default_factory=dict)
 
     async def publish(self, route: Route, item: bytes) -> None:
         self.published.append((route, _decoder.decode(item)))
         self.asked.set()
         if self.confirm is not None:
             await self.confirm
+
+    async def publish_many(self, route: Route, items: Sequence[bytes]) -> list[NotPublished | None]:
+        self.published += [(route, _decoder.decode(item)) for item in items]
+        self.asked.set()
+        if self.confirm is not None:
+            await self.confirm
+        return [self.failures.get(len(self.published) - len(items) + number) for number in range(len(items))]
 
     @property
     def created(self) -> CreateTask:
@@ -67,6 +86,10 @@ class FakeHistory:
         self.missed.set()
         return None
 
+    async def fingerprints(self, project: str, ids: Sequence[UUID]) -> dict[UUID, str]:
+        found = [await self.task(project, id_) for id_ in ids]
+        return {task.id: task.fingerprint for task in found if task is not None}
+
     async def attempts(self, id_: UUID) -> list[StoredAttempt]:
         return self.calls.get(id_, [])
 
@@ -82,6 +105,11 @@ def history() -> FakeHistory:
 
 
 @pytest.fixture
+def body_bytes_max() -> int:
+    return BODY_BYTES_MAX
+
+
+@pytest.fixture
 def legacy_rules() -> LegacyRules:
     return LegacyRules("default", 10, is_json_success=False)
 
@@ -92,21 +120,39 @@ def egress() -> EgressRules:
 
 
 @pytest.fixture
+def services() -> FakeServices:
+    return FakeServices()
+
+
+@pytest.fixture
+def targets() -> FakeTargets:
+    return FakeTargets()
+
+
+@pytest.fixture
 async def anonymous(
     aiohttp_client: AiohttpClient,
     broker: FakeBroker,
     history: FakeHistory,
     legacy_rules: LegacyRules,
     egress: EgressRules,
+    services: FakeServices,
+    targets: FakeTargets,
+    body_bytes_max: int,
 ) -> Client:
     """A client without a key."""
     keys, clock = Keys(KEY), SystemClock()
+    commands = Commands(services)
     doors = (
         TaskDoor(broker, history, clock, egress),
+        BatchDoor(broker, history, clock, Rules(egress, body_bytes_max)),
+        CommandDoor(TaskCommands(commands, broker, history, clock), history, clock),
+        ScheduleDoor(commands, clock, egress),
+        ExplainDoor(history, targets, clock),
         LegacyDoor(keys, broker, clock, legacy_rules, egress),
         FallbackDoor(broker, clock),
     )
-    return await aiohttp_client(build_app(doors, keys, version="1.2.3", body_bytes_max=BODY_BYTES_MAX))
+    return await aiohttp_client(build_app(doors, keys, version="1.2.3", body_bytes_max=body_bytes_max))
 
 
 @pytest.fixture

@@ -5,11 +5,9 @@ from typing import Any
 import pytest
 
 from libs.common.contracts import decode_call
-from libs.common.postgres import PostgresAway
 from libs.common.publisher import PublishUnknown, Refused
 from libs.common.topology import CREATE
-from services.ingest.stored import just_created
-from tests.http.conftest import BODY_BYTES_MAX, Client, FakeBroker, FakeHistory
+from tests.http.conftest import BODY_BYTES_MAX, Client, FakeBroker
 
 TASK = {"url": "https://example.com/hook"}
 
@@ -125,44 +123,3 @@ async def test_a_bug_is_a_500_without_a_traceback(client: Client, broker: FakeBr
     text = await response.text()
     assert "inside" not in text
     assert response.headers["X-Request-Id"] in text
-
-
-async def test_the_same_key_gives_the_same_id_even_without_a_history(
-    client: Client, broker: FakeBroker, history: FakeHistory
-) -> None:
-    history.error = PostgresAway("down")
-    headers = {"Idempotency-Key": "order-42"}
-    ids = {(await (await client.post("/v1/tasks", json=TASK, headers=headers)).json())["id"] for _ in range(2)}
-    assert len(ids) == 1
-    assert len(broker.published) == 2
-
-
-async def test_a_repeat_with_the_same_body_gets_the_first_answer_again(
-    client: Client, broker: FakeBroker, history: FakeHistory
-) -> None:
-    headers = {"Idempotency-Key": "order-42"}
-    first = await client.post("/v1/tasks", json=TASK, headers=headers)
-    task = broker.created.task
-    history.tasks[task.id] = just_created(task)._replace(state="succeeded")
-    second = await client.post("/v1/tasks", json=TASK, headers=headers)
-    assert (second.status, second.headers["Idempotency-Replayed"]) == (201, "true")
-    assert second.headers["Location"] == first.headers["Location"]
-    assert (await second.json())["status"] == "succeeded"
-    assert len(broker.published) == 1
-    assert "Idempotency-Replayed" not in first.headers
-
-
-async def test_a_repeat_with_another_body_is_refused(client: Client, broker: FakeBroker, history: FakeHistory) -> None:
-    headers = {"Idempotency-Key": "order-42"}
-    await client.post("/v1/tasks", json=TASK, headers=headers)
-    task = broker.created.task
-    history.tasks[task.id] = just_created(task)
-    response = await client.post("/v1/tasks", json={**TASK, "delay": 5}, headers=headers)
-    assert (response.status, (await response.json())["code"]) == (422, "idempotency_key_reused")
-
-
-@pytest.mark.parametrize("key", ["", "a b", "x" * 256, "é"])
-async def test_a_key_that_is_none_is_refused(client: Client, broker: FakeBroker, key: str) -> None:
-    response = await client.post("/v1/tasks", json=TASK, headers={"Idempotency-Key": key})
-    assert (response.status, (await response.json())["code"]) == (422, "bad_idempotency_key")
-    assert broker.published == []

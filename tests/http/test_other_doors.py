@@ -8,7 +8,7 @@ from libs.common.clock import SystemClock
 from libs.common.contracts import Notice, decode_call
 from libs.common.publisher import PublishUnknown
 from libs.common.topology import FALLBACK_ENTRY
-from services.ingest.legacy_door import LegacyRules
+from services.ingest.legacy import LegacyRules
 from tests.http.conftest import KEY, Client, FakeBroker
 
 SOON = 2_000_000_000
@@ -66,7 +66,7 @@ async def test_a_legacy_time_that_has_passed_means_ten_seconds_from_now(
         ({}, "通知地址参数必须"),
         ({"notify_url": "http://x/", "plan_time": "soon"}, "plan_time"),
         ({"notify_url": "ftp://x/"}, "url"),
-        ({"notify_url": "http://x/", "plan_time": 10**12}, "due_at"),
+        ({"notify_url": "http://x/", "plan_time": 10**12}, "plan_time"),
     ],
 )
 async def test_a_legacy_refusal_is_a_200_with_a_reason(

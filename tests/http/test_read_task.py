@@ -7,7 +7,7 @@ import pytest
 
 from libs.common.contracts import Call, encode
 from libs.common.postgres import PostgresAway
-from services.ingest import task_door
+from services.ingest import lookup
 from services.ingest.stored import StoredAttempt, StoredTask
 from tests.http.conftest import Client, FakeHistory
 
@@ -29,7 +29,7 @@ def attempt(number: int, body: bytes) -> StoredAttempt:
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_door, "MISS_PAUSES_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(lookup, "MISS_PAUSES_S", (0.01, 0.01, 0.01))
 
 
 async def test_a_task_can_be_read_again(client: Client, history: FakeHistory) -> None:

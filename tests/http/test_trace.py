@@ -12,7 +12,8 @@ from libs.common.egress import EgressRules
 from libs.common.publisher import Refused
 from services.ingest.auth import Keys
 from services.ingest.http import build_app
-from services.ingest.legacy_door import LegacyDoor, LegacyRules
+from services.ingest.legacy import LegacyRules
+from services.ingest.legacy_door import LegacyDoor
 from services.ingest.task_door import TaskDoor
 from tests.collector import Recorder
 from tests.http.conftest import BODY_BYTES_MAX, KEY, Client, FakeBroker, FakeHistory
