@@ -25,6 +25,10 @@ AliveCheck = Callable[[], str | None]
 READY_CHECK_S = 2.0
 """Longest wait for one check: below the 3 s that our probes give the whole answer."""
 
+IDLE_S = 75.0
+"""How long a connection may take to bring its first or next request head. Above what load balancers keep (60 s): who
+closes first must be the one that sends."""
+
 _NO_CHECKS: Mapping[str, AliveCheck] = MappingProxyType({})
 
 
@@ -86,13 +90,17 @@ class AdminServer:
 
 
 @asynccontextmanager
-async def serve(app: web.Application, host: str, port: int, *, setting: str, drain_s: float = 1) -> AsyncIterator[int]:
+async def serve(
+    app: web.Application, host: str, port: int, *, setting: str, drain_s: float = 1, idle_s: float = IDLE_S
+) -> AsyncIterator[int]:
     """Serve `app` inside the block; gives the port in use (`port` 0 takes any free one).
 
     On leaving, no connection is accepted any more and requests in hand get `drain_s` seconds.
     Raises `CannotListen`, naming the address and `setting`, the variable that changes it.
     """
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=drain_s)
+    runner = web.AppRunner(
+        app, access_log=None, handle_signals=False, shutdown_timeout=drain_s, keepalive_timeout=idle_s
+    )
     await runner.setup()
     try:
         await _listen(runner, host, port, setting)

@@ -54,6 +54,8 @@ def format_utc(moment: datetime) -> str:
 
     A naive `moment` raises ValueError: astimezone would take it for local time.
     """
-    if moment.tzinfo is None:
-        raise ValueError(f"{moment!r} has no time zone: give it one, tzinfo=UTC")
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+    if moment.tzinfo is not UTC:
+        if moment.tzinfo is None:
+            raise ValueError(f"{moment!r} has no time zone: give it one, tzinfo=UTC")
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"

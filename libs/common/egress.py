@@ -7,6 +7,7 @@ and that answer alone holds for names. Addresses: ssrfguard's table of the IANA 
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import ssrfguard
@@ -57,6 +58,9 @@ NOT_HTTP_PORTS = frozenset(
 _OWN_PORTS = frozenset((*ADMIN_PORTS.values(), 15671, 15672, 15691, 15692))
 _WEB_PORTS = frozenset((80, 443))
 
+HOSTS_MAX = 1024
+"""Of the last so many hosts the answer is kept: clients name few, and each again and again."""
+
 _LOCALHOST = ("127.0.0.1", "::1")
 # Such a host is an IPv4 address (WHATWG URL, section 3.5), or none.
 _ENDS_IN_A_NUMBER = re.compile(r"(?:^|\.)(?:\d+|0x[0-9a-f]*)$")
@@ -81,6 +85,7 @@ class EgressRules:
         )
         self._closed = tuple(ip_network(text) for text in deny_networks)
         self._own_ports = _OWN_PORTS | frozenset(own_ports)
+        self._of_host = lru_cache(HOSTS_MAX)(self._host_refusal)
 
     def refusal(self, address: str, port: int) -> str | None:
         """Why no connection may be made, and what can open it; None when it may. `address` may carry a zone."""
@@ -95,6 +100,9 @@ class EgressRules:
     def host_refusal(self, host: str, port: int) -> str | None:
         """The same for the host of a URL, without brackets: for an address and for localhost. Of another name's
         addresses nothing is known here, so only its port is looked at."""
+        return self._of_host(host, port)
+
+    def _host_refusal(self, host: str, port: int) -> str | None:
         if "%" in host:
             return f"{host} contains a percent sign: no name does, and a zone has a meaning on one machine only"
         plain = unicodedata.normalize("NFKC", host).replace("。", ".").rstrip(".").lower()

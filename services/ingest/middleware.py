@@ -24,8 +24,8 @@ log = structlog.get_logger(__name__)
 async def explain(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer with X-Request-Id, and with a problem document when the handler raises."""
     request_id = _request_id(request)
-    with structlog.contextvars.bound_contextvars(request_id=request_id):
-        response = await _answered(request, handler, request_id)
+    structlog.contextvars.bind_contextvars(request_id=request_id)  # in the context of this request's own task
+    response = await _answered(request, handler, request_id)
     response.headers["X-Request-Id"] = request_id
     resource = request.match_info.route.resource
     REQUESTS.labels(resource.canonical if resource else "none", str(response.status)).inc()

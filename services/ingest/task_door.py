@@ -1,8 +1,6 @@
 """`/v1/tasks`: takes tasks in, and tells what became of them."""
 
-import asyncio
 import hashlib
-import re
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
@@ -11,23 +9,20 @@ import structlog
 from aiohttp import web
 
 from libs.common.clock import Clock, format_utc
-from libs.common.contracts import CreateTask, encode
+from libs.common.contracts import CreateTask, Task, encode
 from libs.common.egress import EgressRules
 from libs.common.ids import derived_id, new_id
+from libs.common.publisher import NotPublished
 from libs.common.topology import CREATE, Route
 from services.ingest.creation import Sender, create, this_millisecond
 from services.ingest.endpoint import JSON, Endpoint, caller_of, json_response
-from services.ingest.problems import Problem, not_found
+from services.ingest.idempotency import RecentKeys, Use, check_body, idempotency_key
+from services.ingest.lookup import found
 from services.ingest.replays import Replays
 from services.ingest.requests import NewTask, json_body, read_task
 from services.ingest.stored import StoredAttempt, StoredTask, just_created
 from services.ingest.trace import TASK_ID, traceparent
 from services.ingest.view import AttemptList, TaskView, attempt_views, task_view
-
-# A task is projected milliseconds after its 201; a reader who is faster than that waits.
-MISS_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.6, 0.65)
-
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +47,8 @@ class TaskDoor:
         self._publisher = publisher
         self._history = history
         self._replays = Replays(history)
+        self._recent = RecentKeys()
+        self._log = log.bind()  # once: a line per task costs enough
         self._clock = clock
         self._egress = egress
 
@@ -66,7 +63,7 @@ class TaskDoor:
                 takes={JSON: NewTask},
                 headers=("Idempotency-Key", "traceparent"),
                 gives={201: TaskView},
-                problems=(400, 409, 413, 415, 422, 503),
+                problems=(400, 408, 409, 413, 415, 422, 503),
             ),
             Endpoint(
                 method="GET",
@@ -90,10 +87,9 @@ class TaskDoor:
 
     async def create(self, request: web.Request) -> web.Response:
         """201 after the broker's confirm, never before."""
-        project = caller_of(request).project
+        project, key = caller_of(request).project, idempotency_key(request)
         raw = await json_body(request)
         new = read_task(raw)
-        key = idempotency_key(request)
         sender = Sender(
             id=derived_id(project, key) if key else new_id(),
             project=project,
@@ -101,63 +97,59 @@ class TaskDoor:
             now=this_millisecond(self._clock.now()),
             traceparent=traceparent(request),
         )
+        request[TASK_ID] = sender.id
+        if key is None:
+            return _created(await self._published(create(new, sender, self._egress)))
+        with self._recent.claimed(sender.id, sender.fingerprint):
+            return await self._create_once(new, sender)
+
+    async def _create_once(self, new: NewTask, sender: Sender) -> web.Response:
+        """The task of an Idempotency-Key, made now or before."""
+        use = self._recent.use(sender.id, sender.fingerprint)
+        if use is not None:
+            sender = sender._replace(now=use.created_at)  # the same times again
         task = create(new, sender, self._egress)
-        request[TASK_ID] = task.id
-        if key and (earlier := await self._replays.earlier(project, task.id)) is not None:
-            return _replay(earlier, task.fingerprint, self._clock.now())
+        earlier = await self._replays.earlier(sender.project, sender.id)
+        if earlier is not None:
+            check_body(sender.id, earlier.fingerprint, sender.fingerprint)
+        elif use is not None and use.is_confirmed:
+            earlier = just_created(task)  # not projected yet
+        if earlier is not None:
+            return _replayed(earlier, self._clock.now())
+        this = Use(sender.fingerprint, sender.now)
+        try:
+            await self._published(task)
+        except NotPublished as error:
+            self._recent.settle(sender.id, this, error)
+            raise
+        self._recent.settle(sender.id, this, None)
+        return _created(task)
+
+    async def _published(self, task: Task) -> Task:
         await self._publisher.publish(CREATE, encode(CreateTask(task=task)))
-        log.info("task.created", task_id=str(task.id), due_at=format_utc(task.due_at))
-        return _created(just_created(task), task.created_at, {})
+        self._log.info("task.created", task_id=str(task.id), due_at=format_utc(task.due_at))
+        return task
 
     async def show(self, request: web.Request) -> web.Response:
         project = caller_of(request).project
-        task = await self._found(project, request.match_info["id"])
+        task = await found(self._history, project, request.match_info["id"])
         return json_response(task_view(task, self._clock.now()))
 
     async def attempts(self, request: web.Request) -> web.Response:
         project = caller_of(request).project
-        task = await self._found(project, request.match_info["id"])
+        task = await found(self._history, project, request.match_info["id"])
         views = attempt_views(task, await self._history.attempts(task.id))
         return json_response(AttemptList(data=views))
 
-    async def _found(self, project: str, text: str) -> StoredTask:
-        id_ = _uuid(text)
-        for pause_s in (*MISS_PAUSES_S, None):
-            task = await self._history.task(project, id_)
-            if task is not None:
-                return task
-            if pause_s is not None:
-                await asyncio.sleep(pause_s)
-        raise not_found(f"There is no task {id_}")
+
+def _created(task: Task) -> web.Response:
+    return _answered(just_created(task), task.created_at, {})
 
 
-def idempotency_key(request: web.Request) -> str | None:
-    """Raises: Problem (422)."""
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not _KEY.fullmatch(key):
-        detail = "The header Idempotency-Key must be 1 to 255 visible ASCII characters: send a UUID, for example."
-        raise Problem(422, "bad_idempotency_key", detail)
-    return key
+def _replayed(earlier: StoredTask, now: datetime) -> web.Response:
+    return _answered(earlier, now, {"Idempotency-Replayed": "true"})
 
 
-def _replay(earlier: StoredTask, fingerprint: str, now: datetime) -> web.Response:
-    if earlier.fingerprint != fingerprint:
-        raise Problem(
-            422,
-            "idempotency_key_reused",
-            f"This Idempotency-Key belongs to the task {earlier.id}, which was made from another body. Send the"
-            " same body to get it again, or a new key for a new task.",
-        )
-    return _created(earlier, now, {"Idempotency-Replayed": "true"})
-
-
-def _created(task: StoredTask, now: datetime, headers: dict[str, str]) -> web.Response:
+def _answered(task: StoredTask, now: datetime, headers: dict[str, str]) -> web.Response:
     headers["Location"] = f"/v1/tasks/{task.id}"
     return json_response(task_view(task, now), status=201, headers=headers)
-
-
-def _uuid(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise not_found("There is no task under this id, which is no UUID") from None

@@ -137,7 +137,7 @@ async def test_only_an_answer_of_5xx_fails_its_span(traced: Client, broker: Fake
         ("POST", "/v1/tasks", "POST /v1/tasks", 422),
         ("GET", "/v1/tasks/nonsense", "GET /v1/tasks/{id}", 404),
         ("GET", "/nowhere/else", "GET", 404),
-        ("PROPFIND", "/v1/tasks", "HTTP", 405),
+        ("PROPFIND", "/v1/tasks", "HTTP /v1/tasks", 405),
     ],
 )
 async def test_a_span_is_named_by_its_route_and_a_clients_mistake_is_no_error(
