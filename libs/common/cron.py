@@ -35,7 +35,7 @@ INTERVAL_MIN = timedelta(seconds=1)
 INTERVAL_MAX = timedelta(days=3652)  # ten years, as far as a task may be
 
 _SECOND = timedelta(seconds=1)
-_EXPRESSION_CHARACTERS_MAX = 512
+EXPRESSION_CHARACTERS_MAX = 512
 _YEARS_MAX = 50  # cronsim's own; 29 February on a given weekday comes at least every 40
 _ANY_WALL_TIME = datetime(2026, 1, 1)  # noqa: DTZ001 - a wall time has no zone
 _ANY_MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -192,8 +192,8 @@ def _next_second(moment: datetime) -> datetime:
 
 
 def _calendar(expression: str) -> CronSim:
-    if len(expression) > _EXPRESSION_CHARACTERS_MAX:
-        raise CronError(f"is no cron expression: it is longer than {_EXPRESSION_CHARACTERS_MAX} characters")
+    if len(expression) > EXPRESSION_CHARACTERS_MAX:
+        raise CronError(f"is no cron expression: it is longer than {EXPRESSION_CHARACTERS_MAX} characters")
     fields = ALIASES.get(expression.strip().lower(), expression)
     try:
         return CronSim(fields, _ANY_WALL_TIME)

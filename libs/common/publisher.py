@@ -82,6 +82,7 @@ class Publisher:
         self._flows_until = 0.0
         self._lanes: dict[Route, Coalescer[bytes, None]] = {}
         self._held = 0
+        self._awaited = 0
         self._window = asyncio.Semaphore(MESSAGES_IN_FLIGHT_MAX)
 
     async def opened(self, connection: AbstractConnection, lost: asyncio.Event) -> None:
@@ -118,6 +119,11 @@ class Publisher:
             state = "blocked by an alarm" if self._opened.is_set() else "down"
             raise ConnectionError(f"the RabbitMQ connection for publishing is {state}") from None
 
+    @property
+    def awaited(self) -> int:
+        """Items that callers of `publish` wait for now."""
+        return self._awaited
+
     async def publish(self, route: Route, item: bytes) -> None:
         """Return when the broker has confirmed the message that `item` travelled in.
 
@@ -128,7 +134,11 @@ class Publisher:
             lane = self._lanes[route] = Coalescer(
                 partial(self._publish_packed, route), items_max=route.items_max, weigh=len, weight_max=route.bytes_max
             )
-        await lane.submit(item)
+        self._awaited += 1
+        try:
+            await lane.submit(item)
+        finally:
+            self._awaited -= 1
 
     async def publish_many(
         self, route: Route, items: Sequence[bytes], *, within_s: float = PUBLISH_TIMEOUT_S

@@ -11,7 +11,6 @@ import msgspec
 from aiohttp import web
 
 from services.ingest.auth import CALLER, Caller, Keys, Scope
-from services.ingest.problems import forbidden
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -22,8 +21,9 @@ JSON = "application/json"
 class Endpoint:
     """`handler` answers for `request[CALLER]`, who has `scope`; with None anyone may ask.
 
-    `takes` is the body by media type, `query` has a field per query parameter, `headers` names the request headers that
-    matter, `gives` the body of each answer by status (None: without one), `problems` the statuses of its own problems.
+    `takes` is the body by media type (`may_be_empty`: or none at all), `query` has a field per query parameter,
+    `headers` names the request headers that matter, `gives` the body of each answer by status (None: without one),
+    `problems` the statuses of its own problems.
     """
 
     method: str
@@ -32,6 +32,7 @@ class Endpoint:
     scope: Scope | None
     summary: str
     takes: Mapping[str, Any] = field(default_factory=dict)
+    may_be_empty: bool = False
     query: type[msgspec.Struct] | None = None
     headers: tuple[str, ...] = ()
     gives: Mapping[int, Any]
@@ -44,10 +45,7 @@ class Endpoint:
             return self.handler
 
         async def served(request: web.Request) -> web.StreamResponse:
-            caller = await keys.caller(request.headers.get("Authorization"))
-            if scope not in caller.scopes:
-                raise forbidden(scope)
-            request[CALLER] = caller
+            await keys.admit(request, scope)
             return await self.handler(request)
 
         return served
@@ -55,6 +53,11 @@ class Endpoint:
 
 def caller_of(request: web.Request) -> Caller:
     return request[CALLER]
+
+
+def next_link(request: web.Request, cursor: str | None) -> dict[str, str]:
+    """The header that leads to a list's next page, when there is one."""
+    return {} if cursor is None else {"Link": f'<{request.rel_url.update_query(cursor=cursor)}>; rel="next"'}
 
 
 def json_response(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -1,5 +1,6 @@
 """`POST /fallback`: puts a text of the client's own straight on the fallback queue, for the next digest."""
 
+import re
 from uuid import UUID
 
 import msgspec
@@ -10,16 +11,19 @@ from libs.common.clock import Clock
 from libs.common.contracts import Notice, encode
 from libs.common.ids import derived_id, new_id
 from libs.common.topology import FALLBACK_ENTRY
+from services.ingest.bodies import whole
 from services.ingest.creation import this_millisecond
 from services.ingest.endpoint import JSON, Endpoint, caller_of, json_response
+from services.ingest.idempotency import idempotency_key
 from services.ingest.problems import FieldError, invalid, malformed, unsupported_media_type
 from services.ingest.requests import names_of, read_json
-from services.ingest.task_door import Publishes, idempotency_key
+from services.ingest.task_door import Publishes
 
 DEFAULT_SUBJECT = "Fallback"
 DEFAULT_MESSAGE = "A request has been sent via fallback API"
 SUBJECT_CHARS_MAX = 200
 MESSAGE_CHARS_MAX = 10_000
+ONE_LINE = re.compile(r"[^\x00-\x1f]*")
 
 log = structlog.get_logger(__name__)
 
@@ -50,16 +54,17 @@ class FallbackDoor:
                 scope="tasks:write",
                 summary="Put a text into the next digest",
                 takes={JSON: NewNotice, "text/plain": str},
+                may_be_empty=True,
                 headers=("Idempotency-Key",),
                 gives={202: NoticeTaken},
-                problems=(400, 413, 415, 422, 503),
+                problems=(400, 408, 413, 415, 422, 503),
             )
         ]
 
     async def notify(self, request: web.Request) -> web.Response:
         """202 after the broker's confirm."""
         project = caller_of(request).project
-        new = _read(request, await request.read())
+        new = _read(request, await whole(request))
         _check(new)
         key = idempotency_key(request)
         notice = Notice(
@@ -100,7 +105,7 @@ def _check(new: NewNotice) -> None:
         for pointer, (text, most) in limits.items()
         if not 1 <= len(text) <= most
     ]
-    if any(ord(character) < 32 for character in new.subject):
+    if not ONE_LINE.fullmatch(new.subject):
         errors.append(FieldError("/subject", "bad_value", "contains a line break or control character; remove it"))
     if errors:
         raise invalid(errors)

@@ -1,20 +1,20 @@
 """The public HTTP port: the doors side by side, and the worker that serves and drains them."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Protocol
 
-import msgspec
 from aiohttp import web
 
 from libs.common.admin import serve
 from libs.common.tracing import Tracer
 from services.ingest.auth import Keys
-from services.ingest.endpoint import Endpoint
+from services.ingest.endpoint import Endpoint, Handler
+from services.ingest.key_limits import tell_limit
 from services.ingest.middleware import explain
+from services.ingest.self_description import SelfDescription
 from services.ingest.trace import tracing_middleware
-
-_INDEX = {"tasks": "/v1/tasks", "fallback": "/fallback", "legacy": "/api/task/save"}
 
 
 class Door(Protocol):
@@ -26,19 +26,32 @@ def build_app(
 ) -> web.Application:
     around = [explain] if tracer is None else [tracing_middleware(tracer), explain]
     app = web.Application(middlewares=around, client_max_size=body_bytes_max)
-    index = msgspec.json.encode({"name": "carillon", "version": version, "links": _INDEX})
-
-    async def show_index(_request: web.Request) -> web.Response:
-        return web.Response(body=index, content_type="application/json")
-
-    app.router.add_get("/", show_index)
-    for endpoint in (each for door in doors for each in door.endpoints()):
-        handler = endpoint.guarded(keys)
-        if endpoint.method == "GET":
-            app.router.add_get(endpoint.path, handler)  # and HEAD
-        else:
-            app.router.add_route(endpoint.method, endpoint.path, handler)
+    app.on_response_prepare.append(tell_limit)
+    endpoints = [endpoint for door in doors for endpoint in door.endpoints()]
+    SelfDescription(endpoints, version).add_routes(app)
+    for path, rows in groupby(sorted(endpoints, key=_path), key=_path):
+        methods = {row.method: row.guarded(keys) for row in rows}
+        _add_resource(app, path, methods)
     return app
+
+
+def _path(row: Endpoint) -> str:
+    return row.path
+
+
+def _add_resource(app: web.Application, path: str, methods: Mapping[str, Handler]) -> None:
+    for method, handler in methods.items():
+        if method == "GET":
+            app.router.add_get(path, handler)  # and HEAD
+        else:
+            app.router.add_route(method, path, handler)
+    if "{" not in path:  # /v1/tasks/batch is no /v1/tasks/{id}, whatever the method
+        allowed = {*methods, "HEAD"} if "GET" in methods else {*methods}
+
+        async def refuse(request: web.Request) -> web.StreamResponse:
+            raise web.HTTPMethodNotAllowed(request.method, allowed)
+
+        app.router.add_route("*", path, refuse)
 
 
 class HttpServer:

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator, Mapping
 
-from services.ingest.problems import FieldError
-from services.ingest.requests import Expect, Retry, escaped
+from services.ingest.problems import FieldError, escaped
+from services.ingest.requests import Expect, Retry
 
 TIMEOUT_S_MIN, TIMEOUT_S_MAX = 0.1, 60.0
 RETRIES_MAX = 50
@@ -14,9 +14,9 @@ BODY_CONTAINS_CHARS_MAX = 1024
 LABELS_MAX = 16
 LABEL_NAME_CHARS_MAX, LABEL_VALUE_CHARS_MAX = 64, 256
 
-_STATUS = re.compile(r"[1-5](xx|[0-9][0-9])")
-_LABEL_NAME = re.compile(r"[A-Za-z0-9_./-]+")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # PostgreSQL's jsonb refuses NUL, and the others help nobody
+STATUS = re.compile(r"[1-5](xx|[0-9][0-9])")
+LABEL_NAME = re.compile(r"[A-Za-z0-9_./-]+")
+NO_CONTROL = re.compile(r"[^\x00-\x1f\x7f]*")  # PostgreSQL's jsonb refuses NUL, and the others help nobody
 
 
 def timeout_errors(timeout_s: float) -> Iterator[FieldError]:
@@ -40,7 +40,7 @@ def expect_errors(expect: Expect) -> Iterator[FieldError]:
         detail = f"has {len(expect.status)} entries; give 1 to {STATUSES_MAX}, or leave it out for 2xx"
         yield FieldError("/expect/status", "out_of_range", detail)
     for index, status in enumerate(expect.status):
-        if not _STATUS.fullmatch(status):
+        if not STATUS.fullmatch(status):
             detail = "is no status; write a class as 2xx or a code as 204"
             yield FieldError(f"/expect/status/{index}", "bad_status", detail)
     if expect.body_contains is not None and not 1 <= len(expect.body_contains) <= BODY_CONTAINS_CHARS_MAX:
@@ -53,10 +53,10 @@ def label_errors(labels: Mapping[str, str]) -> Iterator[FieldError]:
         yield FieldError("/labels", "too_many", f"are {len(labels)}; give at most {LABELS_MAX}")
     for name, value in labels.items():
         pointer = f"/labels/{escaped(name)}"
-        if len(name) > LABEL_NAME_CHARS_MAX or not _LABEL_NAME.fullmatch(name):
+        if len(name) > LABEL_NAME_CHARS_MAX or not LABEL_NAME.fullmatch(name):
             detail = f"is no label name; use at most {LABEL_NAME_CHARS_MAX} letters, digits and _ . / -"
             yield FieldError(pointer, "bad_name", detail)
         if len(value) > LABEL_VALUE_CHARS_MAX:
             yield FieldError(pointer, "too_long", f"has {len(value)} characters; use at most {LABEL_VALUE_CHARS_MAX}")
-        if _CONTROL.search(value):
+        if not NO_CONTROL.fullmatch(value):
             yield FieldError(pointer, "bad_value", "contains a control character; remove it")

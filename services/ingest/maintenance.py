@@ -68,6 +68,7 @@ class Maintenance:
         await self.prepare()
         now = self._clock.now()
         await self._store.drop_attempts(self.keep_from(now.date()))
+        await self._store.forget_bulks(now - timedelta(days=self._retention_days))
         deleted, batch = 0, DELETE_BATCH
         while batch == DELETE_BATCH and not stopping.is_set():
             batch = await self._store.forget_tasks(now - timedelta(days=self._retention_days))

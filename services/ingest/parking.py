@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 from collections.abc import Iterator
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import asyncpg
 import msgspec
@@ -22,10 +22,13 @@ from libs.common.contracts import (
     AnyMessage,
     AttemptFinished,
     Call,
+    CancelTask,
     CreateTask,
     FailedTask,
+    RescheduleTask,
     ReturnTask,
     Task,
+    TaskConflict,
     TaskDue,
     TaskFinished,
     TaskParked,
@@ -55,6 +58,7 @@ PARKED = Counter(
 log = structlog.get_logger(__name__)
 _items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _message: msgspec.json.Decoder[AnyMessage] = msgspec.json.Decoder(AnyMessage)
+_ABOUT_A_TASK = (Task, AttemptFinished, TaskFinished, TaskParked, TaskConflict, CancelTask, RescheduleTask, FailedTask)
 
 
 class Insists(Protocol):
@@ -82,9 +86,10 @@ class Parking:
     async def handle(self, parked: ParkedMessage) -> None:
         """Store, tell, and only then let the broker forget it. Repeated after a crash in between."""
         now = self._clock.now()
-        await self._keep(parked, now)
-        for stuck in stuck_tasks(parked.body):
-            await self._tell(stuck, parked, now)
+        for part in parts(parked):
+            await self._keep(part, now)
+            for stuck in stuck_tasks(part.body):
+                await self._tell(stuck, part, now)
         PARKED.labels(parked.origin).inc()
         log.error("message.parked", message_id=parked.message_id, origin=parked.origin, cause=parked.cause)
 
@@ -131,6 +136,20 @@ def read_parked(body: bytes, message: AbstractIncomingMessage) -> ParkedMessage:
     )
 
 
+def parts(parked: ParkedMessage) -> list[ParkedMessage]:
+    """Item by item, so that each has one project; as it is when it cannot be taken apart."""
+    try:
+        items = _items(parked.body)
+    except UNREADABLE:
+        return [parked]
+    if len(items) == 1:
+        return [parked._replace(**_owner(items[0]))]
+    return [
+        parked._replace(message_id=f"{parked.message_id}-{number}", body=b"[" + bytes(item) + b"]", **_owner(item))
+        for number, item in enumerate(items)
+    ] or [parked]
+
+
 def stuck_tasks(body: bytes) -> Iterator[Stuck]:
     """The tasks that can still be read in a parked message, once per item about one."""
     try:
@@ -144,6 +163,18 @@ def stuck_tasks(body: bytes) -> Iterator[Stuck]:
             continue
         if stuck is not None:
             yield stuck
+
+
+def _owner(item: msgspec.Raw) -> dict[str, Any]:
+    """The project that an item is of, and the task that it is about, as far as it says."""
+    try:
+        message = _message.decode(item)
+        about = decode_task(message.task) if isinstance(message, TaskDue) else getattr(message, "task", message)
+    except UNREADABLE:
+        return {}
+    project = getattr(about, "project", None)
+    task_id = about.id if isinstance(about, _ABOUT_A_TASK) else None
+    return {"project": project and storable(project), "task_id": task_id}
 
 
 def _stuck(message: AnyMessage) -> Stuck | None:

@@ -13,6 +13,7 @@ from aiohttp import web
 from libs.common.postgres import PostgresAway
 from libs.common.publisher import NotPublished
 
+PROBLEM_JSON = "application/problem+json"
 RETRY_AFTER_S = 1
 
 
@@ -22,6 +23,24 @@ class FieldError(msgspec.Struct, frozen=True):
     pointer: str
     code: str
     detail: str
+
+
+def escaped(name: str) -> str:
+    """`name` as one step of a JSON pointer."""
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+class ProblemDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """RFC 9457: `code` is for programs and never changes, `detail` is for people; `errors` names wrong fields."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str
+    instance: str
+    request_id: str
+    errors: Sequence[FieldError] = ()
 
 
 class Problem(Exception):
@@ -43,21 +62,22 @@ class Problem(Exception):
         self.errors = errors
         self.headers = headers or {}
 
+    def document(self, *, instance: str, request_id: str) -> ProblemDocument:
+        return ProblemDocument(
+            title=HTTPStatus(self.status).phrase,
+            status=self.status,
+            code=self.code,
+            detail=self.detail,
+            instance=instance,
+            request_id=request_id,
+            errors=self.errors,
+        )
+
     def response(self, *, instance: str, request_id: str) -> web.Response:
-        body = {
-            "type": "about:blank",
-            "title": HTTPStatus(self.status).phrase,
-            "status": self.status,
-            "code": self.code,
-            "detail": self.detail,
-            "instance": instance,
-            "request_id": request_id,
-            "errors": self.errors,
-        }
         return web.Response(
             status=self.status,
-            body=msgspec.json.encode(body),
-            content_type="application/problem+json",
+            body=msgspec.json.encode(self.document(instance=instance, request_id=request_id)),
+            content_type=PROBLEM_JSON,
             headers=self.headers,
         )
 

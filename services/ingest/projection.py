@@ -48,6 +48,8 @@ _HOP_BITS = _ATTEMPT_BITS = 20
 _RANK_BITS = 4
 _HOP_MAX = (1 << _HOP_BITS) - 1
 _ATTEMPT_MAX = (1 << _ATTEMPT_BITS) - 1
+GENERATION_SHIFT = 1 + _RANK_BITS + _HOP_BITS
+"""A state's order shifted right by this is its generation."""
 
 
 class StateMark(NamedTuple):
@@ -105,6 +107,15 @@ def project(events: Iterable[Event]) -> Batch:
             case TaskParked():
                 _raise_state(_history(batch, event), _mark(event, "parked", event.parked_at, event.cause))
     return batch
+
+
+def generation_of(state_order: int) -> int:
+    return state_order >> GENERATION_SHIFT
+
+
+def attempt_generation_of(order: int) -> int:
+    """Of the register of the last attempt, or of the first."""
+    return order >> _ATTEMPT_BITS
 
 
 def last_order(attempt: AttemptFinished) -> int:
@@ -166,7 +177,7 @@ def _mark(
         within = 1 << (_RANK_BITS + _HOP_BITS) | rank << _HOP_BITS | hop
     else:  # parked or retrying, whichever came later in the task's life
         within = hop << _RANK_BITS | rank
-    return StateMark(event.generation << (1 + _RANK_BITS + _HOP_BITS) | within, at, storable(reason or ""), name)
+    return StateMark(event.generation << GENERATION_SHIFT | within, at, storable(reason or ""), name)
 
 
 def storable(text: str) -> str:

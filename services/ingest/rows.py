@@ -5,7 +5,21 @@ from datetime import UTC, date
 import msgspec
 
 from libs.common.contracts import AttemptFinished, TargetChanged, Task
+from libs.common.intake import UNREADABLE
 from services.ingest.projection import TaskHistory, first_order, last_order, lateness_ms, storable
+
+# The index of URLs takes no longer ones; as in the migration.
+URL_BYTES_MAX, URL_CHARS_KEPT = 2_000, 500
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """The part of a `Call` that lists show."""
+
+    url: str
+    method: str = "POST"
+
+
+_told_of = msgspec.json.Decoder(_Told).decode
 
 
 def day_of(attempt: AttemptFinished) -> date:
@@ -53,8 +67,9 @@ def target_row(event: TargetChanged) -> tuple[object, ...]:
 
 def _accepted(task: Task | None) -> tuple[object, ...]:
     if task is None:
-        return (0, None, None, None, None, None, None)
+        return (0, None, None, None, None, None, None, None, None, None)
     labels = msgspec.json.encode(task.labels).decode()
+    url, method = _url_and_method(task.call)
     return (
         task.generation,
         task.created_at,
@@ -63,7 +78,20 @@ def _accepted(task: Task | None) -> tuple[object, ...]:
         task.fingerprint,
         labels,
         bytes(task.call),
+        url,
+        method,
+        task.schedule and storable(task.schedule),
     )
+
+
+def _url_and_method(call: msgspec.Raw) -> tuple[str, str]:
+    """What lists show of a call; empty where it cannot be read."""
+    try:
+        told = _told_of(call)
+    except UNREADABLE:
+        return "", ""
+    url = told.url if len(told.url.encode(errors="replace")) <= URL_BYTES_MAX else told.url[:URL_CHARS_KEPT]
+    return storable(url), storable(told.method)
 
 
 def _last(attempt: AttemptFinished | None) -> tuple[object, ...]:

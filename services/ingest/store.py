@@ -15,7 +15,7 @@ from libs.common.contracts import AttemptFinished, TargetChanged
 from libs.common.lifecycle import Fatal
 from libs.common.partitions import drop_days, ensure_days
 from libs.common.postgres import Postgres
-from services.ingest.projection import TaskHistory
+from services.ingest.projection import GENERATION_SHIFT, TaskHistory, attempt_generation_of, generation_of
 from services.ingest.rows import attempt_row, day_of, target_row, task_row
 from services.ingest.stored import LastAttempt, ParkedMessage, StoredAttempt, StoredTask
 
@@ -28,8 +28,14 @@ _STATE = ("state", "state_order", "state_at", "reason")
 _STATE_WINS = (
     "(excluded.state_order, excluded.state_at, excluded.reason) > (task.state_order, task.state_at, task.reason)"
 )
-_ACCEPTED = ("accepted_generation", "created_at", "due_at", "expires_at", "fingerprint", "labels", "call")
-_ACCEPTED_WINS = "(excluded.accepted_generation, task.created_at) > (task.accepted_generation, excluded.created_at)"
+_ACCEPTED = (
+    "accepted_generation", "created_at", "due_at", "expires_at", "fingerprint", "labels", "call", "url", "method",
+    "schedule",
+)  # fmt: skip
+_ACCEPTED_WINS = (
+    "(excluded.accepted_generation, task.created_at) > (task.accepted_generation, excluded.created_at)"
+    " AND excluded.accepted_generation > task.purged_generation"
+)
 _LAST = ("last_order", "last_attempt", "last_started_at", "last_status_code", "last_error", "last_duration_ms")
 _LAST_WINS = "(excluded.last_order, excluded.last_started_at) > (task.last_order, task.last_started_at)"
 _FIRST = ("first_order", "first_attempt_at", "lateness_ms")
@@ -40,26 +46,32 @@ def _taken(columns: Sequence[str], wins: str) -> str:
     return ", ".join(f"{name} = CASE WHEN {wins} THEN excluded.{name} ELSE task.{name} END" for name in columns)
 
 
-# Ordered by id, so that two replicas cannot deadlock. A replay changes nothing and writes no new row version.
+# Ordered by id, so that two replicas cannot deadlock. A replay changes nothing and writes no new row version; what is
+# told of a generation that was purged changes nothing either.
 _MERGE = f"""
     INSERT INTO task (id, project, {", ".join((*_STATE, *_ACCEPTED, *_LAST, *_FIRST))})
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::timestamptz[], $6::text[],
                          $7::int[], $8::timestamptz[], $9::timestamptz[], $10::timestamptz[], $11::text[], $12::jsonb[],
-                         $13::bytea[], $14::bigint[], $15::int[], $16::timestamptz[], $17::int[], $18::text[],
-                         $19::bigint[], $20::bigint[], $21::timestamptz[], $22::bigint[]) ORDER BY 1
+                         $13::bytea[], $14::text[], $15::text[], $16::text[], $17::bigint[], $18::int[],
+                         $19::timestamptz[], $20::int[], $21::text[], $22::bigint[], $23::bigint[],
+                         $24::timestamptz[], $25::bigint[]) ORDER BY 1
     ON CONFLICT (id) DO UPDATE SET
         {_taken(_STATE, _STATE_WINS)},
         {_taken(_ACCEPTED, _ACCEPTED_WINS)},
         {_taken(_LAST, _LAST_WINS)},
         {_taken(_FIRST, _FIRST_WINS)}
-    WHERE {_STATE_WINS} OR {_ACCEPTED_WINS} OR {_LAST_WINS} OR {_FIRST_WINS}
+    WHERE excluded.state_order >> {GENERATION_SHIFT} > task.purged_generation
+      AND ({_STATE_WINS} OR {_ACCEPTED_WINS} OR {_LAST_WINS} OR {_FIRST_WINS})
 """  # noqa: S608 - made of the constants above
 _ADD_ATTEMPTS = """
     INSERT INTO attempt (task_id, generation, attempt, day, hop, due_at, started_at, duration_ms, outcome, status_code,
                          error, error_detail, next_attempt_at, response_headers, response_body, replica, timing)
     SELECT * FROM unnest($1::uuid[], $2::int[], $3::int[], $4::date[], $5::int[], $6::timestamptz[], $7::timestamptz[],
                          $8::bigint[], $9::text[], $10::int[], $11::text[], $12::text[], $13::timestamptz[],
-                         $14::bytea[], $15::bytea[], $16::text[], $17::bytea[]) ORDER BY 1, 2, 3
+                         $14::bytea[], $15::bytea[], $16::text[], $17::bytea[]) AS told (task_id, generation)
+    WHERE NOT EXISTS (SELECT FROM task WHERE task.id = told.task_id AND task.purged_generation > 0
+                          AND task.purged_generation >= told.generation)
+    ORDER BY 1, 2, 3
     ON CONFLICT DO NOTHING
 """
 _TELL_TARGETS = """
@@ -69,11 +81,12 @@ _TELL_TARGETS = """
         SET state = excluded.state, changed_at = excluded.changed_at, open_until = excluded.open_until
         WHERE excluded.changed_at > target.changed_at
 """
-_TASK = """
-    SELECT id, project, created_at, due_at, expires_at, fingerprint, labels, call, state, state_at, finished_at,
-           first_attempt_at, lateness_ms, last_attempt, last_status_code, last_error, last_duration_ms
-    FROM task WHERE id = $1 AND project = $2 AND accepted_generation > 0
+TASK_COLUMNS = """
+    id, project, created_at, due_at, expires_at, fingerprint, labels, call, state, state_at, state_order, reason,
+    finished_at, first_order, first_attempt_at, lateness_ms, last_order, last_attempt, last_status_code, last_error,
+    last_duration_ms, schedule
 """
+_TASK = f"SELECT {TASK_COLUMNS} FROM task WHERE id = $1 AND project = $2 AND accepted_generation > 0"  # noqa: S608
 _CALL = "SELECT call FROM task WHERE id = $1"
 # A call that was made twice around midnight stands on two days.
 _ATTEMPTS = """
@@ -82,13 +95,14 @@ _ATTEMPTS = """
     FROM attempt WHERE task_id = $1 ORDER BY generation, attempt, started_at LIMIT $2
 """
 _PARK = """
-    INSERT INTO parked (message_id, parked_at, origin, cause, crashes, headers, body)
-    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING
+    INSERT INTO parked (message_id, parked_at, origin, cause, crashes, headers, body, project, task_id)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING
 """
 _FORGET = """
     DELETE FROM task WHERE id IN (
         SELECT id FROM task WHERE finished_at < $1 ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED)
 """
+_FORGET_BULKS = "DELETE FROM bulk WHERE finished_at < $1"
 
 
 class Store:
@@ -117,7 +131,7 @@ class Store:
         """None when it is unknown, another project's, or not accepted yet."""
         async with self._postgres.acquire() as connection:
             record = await connection.fetchrow(_TASK, id_, project)
-        return None if record is None else _stored_task(record)
+        return None if record is None else stored_task(record)
 
     async def call(self, id_: UUID) -> bytes | None:
         """The JSON of a task's `contracts.Call`, whosever it is."""
@@ -143,6 +157,8 @@ class Store:
                 parked.crashes,
                 parked.headers,
                 parked.body,
+                parked.project,
+                parked.task_id,
             )
 
     async def make_days(self, first: date, days: int) -> None:
@@ -166,6 +182,11 @@ class Store:
             status = await connection.execute(_FORGET, finished_before, DELETE_BATCH)
         return int(status.rpartition(" ")[2])
 
+    async def forget_bulks(self, finished_before: datetime) -> None:
+        """The commands for many tasks that were carried out before."""
+        async with self._postgres.acquire() as connection:
+            await connection.execute(_FORGET_BULKS, finished_before)
+
     async def _save(
         self, tasks: Sequence[TaskHistory], attempts: Sequence[AttemptFinished], targets: Sequence[TargetChanged]
     ) -> None:
@@ -178,10 +199,32 @@ class Store:
                 await connection.execute(_TELL_TARGETS, *zip(*map(target_row, targets), strict=True))
 
 
-def _stored_task(record: asyncpg.Record) -> StoredTask:
-    *values, number, status_code, error, duration_ms = record
-    fields = dict(zip(StoredTask._fields, values, strict=False))
-    fields["labels"] = msgspec.json.decode(record["labels"])
-    fields["call"] = msgspec.Raw(record["call"])
-    last = LastAttempt(number, status_code, error, duration_ms) if number else None
-    return StoredTask(**fields, last_attempt=last)
+def stored_task(record: asyncpg.Record) -> StoredTask:
+    """A row of `TASK_COLUMNS`. Attempts of an earlier generation are past: a redriven task has none yet."""
+    generation = generation_of(record["state_order"])
+    has_begun = attempt_generation_of(record["first_order"]) == generation
+    has_ended = attempt_generation_of(record["last_order"]) == generation
+    return StoredTask(
+        id=record["id"],
+        project=record["project"],
+        created_at=record["created_at"],
+        due_at=record["due_at"],
+        expires_at=record["expires_at"],
+        fingerprint=record["fingerprint"],
+        labels=msgspec.json.decode(record["labels"]),
+        call=msgspec.Raw(record["call"]),
+        state=record["state"],
+        state_at=record["state_at"],
+        finished_at=record["finished_at"],
+        first_attempt_at=record["first_attempt_at"] if has_begun else None,
+        lateness_ms=record["lateness_ms"] if has_begun else None,
+        last_attempt=_last_attempt(record) if has_ended else None,
+        generation=generation,
+        reason=record["reason"],
+        schedule=record["schedule"],
+    )
+
+
+def _last_attempt(record: asyncpg.Record) -> LastAttempt:
+    names = ("last_attempt", "last_status_code", "last_error", "last_duration_ms")
+    return LastAttempt(*(record[name] for name in names))

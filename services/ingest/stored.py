@@ -19,7 +19,11 @@ class LastAttempt(NamedTuple):
 
 
 class StoredTask(NamedTuple):
-    """A task as the history knows it. `call` is the JSON of its `contracts.Call`."""
+    """A task as the history knows it, in its latest `generation`. `call` is the JSON of its `contracts.Call`.
+
+    `reason` is the error, or the cause, that its state came of; empty when there is none. `schedule` is the name of the
+    one that made it.
+    """
 
     id: UUID
     project: str
@@ -35,6 +39,14 @@ class StoredTask(NamedTuple):
     first_attempt_at: datetime | None = None
     lateness_ms: int | None = None
     last_attempt: LastAttempt | None = None
+    generation: int = 1
+    reason: str = ""
+    schedule: str | None = None
+
+    @property
+    def has_payload(self) -> bool:
+        """False once it was purged: `call` is empty then."""
+        return bool(bytes(self.call))
 
 
 class StoredAttempt(NamedTuple):
@@ -55,7 +67,7 @@ class StoredAttempt(NamedTuple):
 
 
 class ParkedMessage(NamedTuple):
-    """A message for a person. `headers` is JSON, `body` the bytes as they came."""
+    """A message for a person. `headers` is JSON, `body` the bytes as they came. `project` is None of what says none."""
 
     message_id: str
     origin: str
@@ -63,6 +75,8 @@ class ParkedMessage(NamedTuple):
     crashes: int
     headers: bytes
     body: bytes
+    project: str | None = None
+    task_id: UUID | None = None
 
 
 def just_created(task: Task) -> StoredTask:

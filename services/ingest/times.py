@@ -16,7 +16,7 @@ from libs.common.wallclock import UnknownZone, resolve, zone
 
 FURTHEST = timedelta(days=3652)  # ten years
 
-_LENGTH_MAX = 64
+LENGTH_MAX = 64
 
 
 class BadTime(Exception):
@@ -64,7 +64,7 @@ def parse_local(at: str, timezone: str, now: datetime) -> datetime:
 
 def _wall_time(text: str) -> datetime:
     try:
-        wall = msgspec.convert(text[:_LENGTH_MAX], datetime)
+        wall = msgspec.convert(text if len(text) <= LENGTH_MAX else "", datetime)
     except msgspec.ValidationError as error:
         raise BadTime("not_a_time", "is no local time; write it as 2027-03-28T02:30:00") from error
     if wall.tzinfo is not None:
@@ -80,7 +80,7 @@ def _at(wall: datetime, where: ZoneInfo) -> datetime:
 
 
 def _from_text(text: str) -> datetime:
-    if len(text) > _LENGTH_MAX:
+    if len(text) > LENGTH_MAX:
         raise _not_a_time()
     try:
         moment = msgspec.convert(text, datetime)

@@ -3,13 +3,13 @@
 import base64
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 
 from libs.common.clock import format_utc
-from libs.common.contracts import Timing, decode_call
+from libs.common.contracts import Call, Timing, decode_call
 from services.ingest.curl import curl_command
 from services.ingest.requests import Callbacks, Expect, Retry
 from services.ingest.stored import LastAttempt, StoredAttempt, StoredTask
@@ -87,40 +87,51 @@ class _Body(NamedTuple):
 
 
 def task_view(task: StoredTask, now: datetime) -> TaskView:
-    call = decode_call(task.call)
-    content_type = next((value for name, value in call.headers if name.lower() == "content-type"), None)
-    body = _body(call.body, content_type)
     return TaskView(
         id=task.id,
         project=task.project,
-        status=_status(task, now),
-        url=call.url,
-        method=call.method,
-        headers={name: value for name, value in call.headers if name.lower() != "content-type"},
-        body=body.json,
-        body_text=body.text,
-        body_base64=body.base64,
-        content_type=content_type,
-        timeout_s=call.timeout_s,
+        status=status(task, now),
         created_at=format_utc(task.created_at),
         due_at=format_utc(task.due_at),
         expires_at=_time(task.expires_at),
-        retry=Retry(schedule_s=call.schedule_s, respect_retry_after=call.respect_retry_after),
-        expect=Expect(status=call.expect_status, body_contains=call.expect_body_contains),
-        labels=task.labels,
-        callbacks=Callbacks(success=call.callback_success, failure=call.callback_failure),
         attempt_count=task.last_attempt.number if task.last_attempt else 0,
         next_attempt_at=_time(_next_attempt_at(task)),
         first_attempt_at=_time(task.first_attempt_at),
         finished_at=_time(task.finished_at),
         lateness_ms=task.lateness_ms,
         last_attempt=_last_attempt(task.last_attempt),
+        **sent(_call(task), task.labels),
     )
 
 
+def sent(call: Call, labels: Mapping[str, str]) -> dict[str, Any]:
+    """What of a task its client wrote, without its times: the fields of a `requests.TaskTemplate`."""
+    content_type = next((value for name, value in call.headers if name.lower() == "content-type"), None)
+    body = _body(call.body, content_type)
+    return {
+        "url": call.url,
+        "method": call.method,
+        "headers": {name: value for name, value in call.headers if name.lower() != "content-type"},
+        "body": body.json,
+        "body_text": body.text,
+        "body_base64": body.base64,
+        "content_type": content_type,
+        "timeout_s": call.timeout_s,
+        "retry": Retry(schedule_s=call.schedule_s, respect_retry_after=call.respect_retry_after),
+        "expect": Expect(status=call.expect_status, body_contains=call.expect_body_contains),
+        "labels": labels,
+        "callbacks": Callbacks(success=call.callback_success, failure=call.callback_failure),
+    }
+
+
 def attempt_views(task: StoredTask, attempts: Iterable[StoredAttempt]) -> list[AttemptView]:
-    curl = curl_command(decode_call(task.call))
+    curl = curl_command(_call(task))
     return [_attempt_view(attempt, curl) for attempt in attempts]
+
+
+def _call(task: StoredTask) -> Call:
+    """Of a task that was purged, one that says nothing."""
+    return decode_call(task.call) if task.has_payload else Call(url="")
 
 
 def _attempt_view(attempt: StoredAttempt, curl: str) -> AttemptView:
@@ -143,7 +154,7 @@ def _attempt_view(attempt: StoredAttempt, curl: str) -> AttemptView:
     )
 
 
-def _status(task: StoredTask, now: datetime) -> str:
+def status(task: StoredTask, now: datetime) -> str:
     """`due` is in no event: it is what a scheduled task is once its time has passed."""
     return "due" if task.state == "scheduled" and task.due_at < now else task.state
 

@@ -279,7 +279,7 @@ def test_the_servers_in_the_secrets_are_services_of_the_evaluation() -> None:
         URL(_environment("evaluation", named("evaluation", "Deployment", "carillon-mailer"))["CARILLON_SMTP_URL"])
     )
     assert {(url.host, url.port) for url in urls} <= addresses
-    assert len(urls) == 10
+    assert len(urls) == 11
 
 
 def test_the_servers_of_the_evaluation_read_the_files_of_their_secrets() -> None:

@@ -57,6 +57,15 @@ async def test_a_publish_that_returns_is_in_the_queue_and_persistent(amqp_url: s
     assert message.message_id
 
 
+async def test_what_callers_wait_for_is_counted_until_they_have_their_answer(amqp_url: str) -> None:
+    async with publishing(amqp_url) as made:
+        sending = [asyncio.create_task(made.publish(route, b"{}")) for route in (CREATE, CREATE, RETURN, NOBODY)]
+        await asyncio.sleep(0)
+        assert made.awaited == 4
+        await asyncio.gather(*sending, return_exceptions=True)
+        assert made.awaited == 0
+
+
 async def test_an_unroutable_publish_says_so_and_harms_nobody_beside_it(
     amqp_url: str, amqp: AbstractConnection
 ) -> None:

@@ -132,9 +132,9 @@ def test_nobody_gets_a_password_that_is_not_theirs(tmp_path: Path) -> None:
         "rabbitmq-operator": {"rabbitmq"},
         "erlang-cookie": {"rabbitmq"},
         "postgres": {"postgres", "setup", "ingest", "scheduler"},
-        "redis": {"redis", "dispatcher"},
+        "redis": {"redis", "ingest", "dispatcher"},
         "bootstrap-key": {"ingest", "demo"},
-        "signing-master-key": {"dispatcher"},
+        "signing-master-key": {"ingest", "dispatcher"},
     }
 
 

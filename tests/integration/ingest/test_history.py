@@ -145,13 +145,32 @@ async def test_the_earliest_accept_of_a_generation_wins(history: History, store:
     assert (task.created_at, task.fingerprint) == (NOW + later(1), "1.1")
 
 
-async def test_a_redriven_task_is_scheduled_again_and_no_longer_finished(history: History, store: Store) -> None:
+async def test_a_redriven_task_is_scheduled_again_and_what_was_before_is_past(history: History, store: Store) -> None:
     id_ = uuid4()
-    await history.handle([accepted(id_), attempted(id_, outcome="failed")])
+    occurrence = msgspec.structs.replace(accepted(id_).task, schedule="nightly")
+    await history.handle([TaskAccepted(task=occurrence), attempted(id_, 1), attempted(id_, 2, outcome="failed")])
+    failed = await store.task("default", id_)
+    assert failed is not None
+    assert (failed.state, failed.generation, failed.reason) == ("failed", 1, "server_error")
+    assert failed.schedule == "nightly"
     await history.handle([accepted(id_, generation=2)])
     task = await store.task("default", id_)
     assert task is not None
-    assert (task.state, task.finished_at) == ("scheduled", None)
+    assert (task.state, task.finished_at, task.generation, task.reason) == ("scheduled", None, 2, "")
+    assert (task.last_attempt, task.first_attempt_at, task.lateness_ms) == (None, None, None)
+    await history.handle([attempted(id_, 1, 0.005, "succeeded", generation=2)])
+    task = await store.task("default", id_)
+    assert task is not None
+    assert (task.state, task.last_attempt and task.last_attempt.number, task.lateness_ms) == ("succeeded", 1, 5)
+    assert [(each.generation, each.number) for each in await store.attempts(id_)] == [(1, 1), (1, 2), (2, 1)]
+
+
+async def test_a_moved_task_keeps_no_attempts_because_it_had_none(history: History, store: Store) -> None:
+    id_ = uuid4()
+    await history.handle([attempted(id_, 1, 0.005, "succeeded", generation=3), accepted(id_, generation=3)])
+    task = await store.task("default", id_)
+    assert task is not None
+    assert (task.generation, task.first_attempt_at, task.last_attempt is not None) == (3, NOW + later(0.005), True)
 
 
 @pytest.mark.parametrize("seed", range(12))
