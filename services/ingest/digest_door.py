@@ -11,6 +11,7 @@ from libs.common.contracts import AskDigest, DigestAnswer, DigestPage, FailedTas
 from libs.common.digest.render import SHOWN, Letterhead, as_html, as_text, content_of
 from libs.common.digest.tally import Groups, tallies_of, trimmed
 from libs.common.ids import new_id
+from services.ingest.auth import BOOTSTRAP_PROJECT
 from services.ingest.commands import Commands, unanswered
 from services.ingest.endpoint import Endpoint, caller_of, json_response
 from services.ingest.problems import Problem
@@ -92,7 +93,10 @@ class DigestDoor:
             )
         )
 
-    async def send(self, _request: web.Request) -> web.Response:
+    async def send(self, request: web.Request) -> web.Response:
+        if caller_of(request).project != BOOTSTRAP_PROJECT:
+            detail = f"The digest is everybody's: send it with an admin key of the project {BOOTSTRAP_PROJECT}."
+            raise Problem(403, "forbidden", detail)
         answer = await self._ask("now", COLLECT_S)
         if answer is None:
             raise unanswered("A digest may be on its way; another now would have only what is left.")

@@ -9,7 +9,7 @@ from pytest_aiohttp.plugin import AiohttpClient
 from libs.common.clock import SystemClock
 from libs.common.contracts import AskDigest, DigestAnswer, FailedTask
 from libs.common.topology import MAILER_COMMAND, Route
-from services.ingest.auth import Keys
+from services.ingest.auth import Caller, Keys
 from services.ingest.commands import Commands
 from services.ingest.digest_door import SINCE_UNKNOWN, DigestDoor
 from services.ingest.http import build_app
@@ -100,3 +100,16 @@ async def test_one_that_is_under_way_is_told_apart_from_silence(door: Client, ma
     mailer.answer = None
     response = await door.post("/v1/digest/send")
     assert (response.status, (await response.json())["code"]) == (503, "not_answered")
+
+
+async def test_who_is_no_operator_sends_nothing(
+    aiohttp_client: AiohttpClient, mailer: FakeMailer, failures: FakeHistory
+) -> None:
+    class OthersKeys(Keys):
+        async def caller(self, authorization: str | None) -> Caller:
+            return (await super().caller(authorization))._replace(project="shop")
+
+    made = DigestDoor(Commands(mailer), failures, SystemClock())
+    client = await aiohttp_client(build_app([made], OthersKeys(KEY), version="1", body_bytes_max=BODY_BYTES_MAX))
+    response = await client.post("/v1/digest/send", headers={"Authorization": f"Bearer {KEY}"})
+    assert (response.status, mailer.asked) == (403, [])

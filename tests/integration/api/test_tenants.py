@@ -67,6 +67,8 @@ def estate(served: Served) -> Estate:
     eventually(
         "the owner's failure", lambda: served.ask("GET", f"/v1/tasks/{failed}", key=key).json["status"] == "failed"
     )
+    bulk = f"/v1/bulk/{made['/v1/bulk/']}"
+    eventually("the owner's bulk command", lambda: served.ask("GET", bulk, key=key).json["finished_at"])
     lists = ("/v1/tasks", "/v1/keys", "/v1/schedules", "/v1/targets", "/v1/parked", "/v1/signing-secret")
     return Estate(made, (*lists, *(prefix + name for prefix, name in made.items())))
 
