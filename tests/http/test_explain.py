@@ -43,7 +43,7 @@ async def test_it_asks_for_the_rules_of_the_tasks_own_target(
 ) -> None:
     history.tasks[ID] = task()
     targets.rule = Rule(is_paused=True, per_s=None, changed_at=NOW)
-    targets.breakers = [OpenBreaker("dispatcher-1", NOW + timedelta(minutes=1))]
+    targets.breakers = [OpenBreaker("dispatcher-1", NOW + timedelta(hours=1))]
     answer = await told(client)
     assert targets.asked == [("default", "example.com:8080")]
     assert answer["status"] == "due"
