@@ -227,7 +227,7 @@ class TestMove:
     ) -> None:
         before = a_moment()
         later = NOW + timedelta(hours=2)
-        history.tasks[ID] = task(due_at=NOW + timedelta(minutes=1))
+        history.tasks[ID] = task(due_at=NOW + timedelta(minutes=90))
         services.says = [scheduler("rescheduled", generation=2, due_at=later)]
         status, answer = await asked(client, "PATCH", json=body)
         shown = (answer["status"], answer["due_at"], answer["next_attempt_at"])
