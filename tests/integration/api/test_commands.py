@@ -63,7 +63,8 @@ def test_every_command_of_the_docs_page_is_understood(served: Served, shell: She
     assert len(commands) == sum(map(len, document["paths"].values()))
     for command in commands:
         status = shell.run(_filled_in(command) + " -o /dev/null -w '%{http_code}'")
-        assert status in {"200", "201", "202", "204", "404"}, command
+        # A digest is for everybody, so only the operator's project sends it.
+        assert status in ({"403"} if "/v1/digest/send" in command else {"200", "201", "202", "204", "404"}), command
 
 
 def _filled_in(command: str) -> str:

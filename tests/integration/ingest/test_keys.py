@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
 
 import pytest
+import structlog
 from yarl import URL
 
 from libs.common.clock import SystemClock
@@ -296,6 +297,13 @@ async def test_what_becomes_of_a_key_while_postgres_goes_away_is_said_to_be_unkn
 
 
 # --- python -m services.ingest.keys
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """The command keeps logs off its stdout, for its own process."""
+    yield
+    structlog.reset_defaults()
 
 
 class Command:
