@@ -220,7 +220,7 @@ CANARIES = "carillon"
 
 
 class Tap:
-    """Takes all items that reach a queue, in order; but for what a canary of a test before leaves, whose mark is gone."""
+    """Takes all items that reach a queue, in order. What a canary of the test before leaves, its mark gone, is none."""
 
     def __init__(self, connection: AbstractConnection, queue: str) -> None:
         self._connection = connection
@@ -238,7 +238,7 @@ class Tap:
             self.headers.append(dict(message.headers))
             with suppress(msgspec.DecodeError, UnicodeDecodeError):
                 items = msgspec.json.decode(message.body)
-                self.items += [item for item in items if item.get("project") != CANARIES]
+                self.items += [item for item in items if not _is_of_a_canary(item)]
             await message.ack()
 
         await queue.consume(take)
@@ -257,6 +257,10 @@ class Tap:
         tag = kind.__struct_config__.tag  # type: ignore[attr-defined]
         items = [(item, raw) for body in self.raws for item, raw in zip(_ITEMS(body), _RAWS(body), strict=True)]
         return [msgspec.json.decode(raw, type=kind) for item, raw in items if item["type"] == tag]
+
+
+def _is_of_a_canary(item: object) -> bool:
+    return isinstance(item, dict) and item.get("project") == CANARIES
 
 
 async def depth(connection: AbstractConnection, queue: str) -> int:
