@@ -22,6 +22,7 @@ def url_of(server: str) -> URL:
     return URL(os.environ[f"TEST_TLS_{server.upper()}_URL"])
 
 
+@pytest.mark.usefixtures("amqp_url")  # a link is up when its queues are there
 @each_server
 async def test_its_certificate_and_ours_are_accepted(server: str) -> None:
     async with CLIENTS[server](str(url_of(server))) as ask:
