@@ -25,10 +25,10 @@ from libs.common.ports import ADMIN_PORTS
 from tests.integration.ingest.processes import LOOPBACK, Process, Processes, metric_of, processes
 from tests.integration.rig import until
 
-ENTRIES = int(os.environ.get("LIST_ENTRIES", "3000"))
-KILLS = int(os.environ.get("LIST_KILLS", "5"))
+ENTRIES = int(os.environ.get("LIST_ENTRIES", "7500"))
+KILLS = int(os.environ.get("LIST_KILLS", "15"))
 BAD_SHARE = 0.01
-KILL_WITHIN_S = 0.2
+KILL_WITHIN_S = 0.1
 """Some turns of a lane: take, read, publish, forget."""
 KEY = "delay_queue_task"
 PORT = str(ADMIN_PORTS["ingest"] + 20_000)
