@@ -2,39 +2,13 @@
 
 import hashlib
 from datetime import datetime, timedelta
-from typing import Literal
-from uuid import UUID
 
 import msgspec
 
 from libs.common.clock import format_utc
 from libs.common.contracts import AttemptFinished, Call, Task, decode_call, encode
+from libs.common.finished import FinalAttempt, FinishedTask
 from libs.common.ids import derived_id
-
-
-class LastAttempt(msgspec.Struct, frozen=True, kw_only=True):
-    number: int
-    started_at: str
-    duration_ms: int
-    status_code: int | None
-    error: str | None
-    error_detail: str | None
-
-
-class FinishedTask(msgspec.Struct, frozen=True, kw_only=True):
-    """The body: names as in the API's Task, without what was sent."""
-
-    id: UUID
-    project: str
-    status: Literal["succeeded", "failed"]
-    url: str
-    method: str
-    labels: dict[str, str]
-    created_at: str
-    due_at: str
-    finished_at: str
-    attempt_count: int
-    last_attempt: LastAttempt
 
 
 def callback_of(task: Task, url: str, event: AttemptFinished) -> Task:
@@ -66,7 +40,7 @@ def _finished(task: Task, event: AttemptFinished, finished_at: datetime) -> Fini
         due_at=format_utc(task.due_at),
         finished_at=format_utc(finished_at),
         attempt_count=event.attempt,
-        last_attempt=LastAttempt(
+        last_attempt=FinalAttempt(
             number=event.attempt,
             started_at=format_utc(event.started_at),
             duration_ms=event.duration_ms,

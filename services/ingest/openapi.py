@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from libs.common.finished import FinishedTask
 from services.ingest.auth import Scope
 from services.ingest.constraints import BEYOND, Schema
 from services.ingest.endpoint import JSON, Endpoint
@@ -26,7 +27,7 @@ from services.ingest.vocabulary import (
     RESPONSE_HEADERS,
     TAGS,
 )
-from services.ingest.webhooks import FinishedTask, webhooks
+from services.ingest.webhooks import webhooks
 
 SECURITY = "key"
 _REQUEST_ID = "0199c0de-0000-7000-8000-000000000000"

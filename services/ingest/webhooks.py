@@ -1,36 +1,8 @@
 """The calls that we make, for the section `webhooks` of the OpenAPI document. What makes them is the dispatcher."""
 
-from typing import Any, Literal
-from uuid import UUID
-
-import msgspec
+from typing import Any
 
 Schema = dict[str, Any]
-
-
-class FinalAttempt(msgspec.Struct, frozen=True, kw_only=True):
-    number: int
-    started_at: str
-    duration_ms: int
-    status_code: int | None
-    error: str | None
-    error_detail: str | None
-
-
-class FinishedTask(msgspec.Struct, frozen=True, kw_only=True):
-    """What `callbacks.success` and `callbacks.failure` get: names as in the Task, without what was sent."""
-
-    id: UUID
-    project: str
-    status: Literal["succeeded", "failed"]
-    url: str
-    method: str
-    labels: dict[str, str]
-    created_at: str
-    due_at: str
-    finished_at: str
-    attempt_count: int
-    last_attempt: FinalAttempt
 
 
 HEADERS: dict[str, tuple[str, Schema, str]] = {

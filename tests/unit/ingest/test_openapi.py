@@ -1,6 +1,5 @@
 """The document against what it describes: the rows, the dispatcher, the file in docs."""
 
-import json
 import re
 from typing import Any, get_args
 
@@ -11,7 +10,6 @@ from openapi_spec_validator import validate
 
 from deploy.openapi import FILE, endpoints, text
 from libs.common.clock import SystemClock
-from services.dispatcher.callback import FinishedTask as DispatchersFinishedTask
 from services.dispatcher.caller import request_of
 from services.ingest import webhooks
 from services.ingest.auth import Scope
@@ -111,18 +109,6 @@ def test_the_calls_that_the_dispatcher_makes_carry_the_headers_that_are_describe
         _, schema, example = webhooks.HEADERS[name]
         for each in (value, example):
             jsonschema_rs.validate(schema, each)
-
-
-def test_the_callback_that_the_dispatcher_sends_has_the_described_shape() -> None:
-    ours = json.dumps(shape(webhooks.FinishedTask)).replace("FinalAttempt", "LastAttempt")
-    assert json.loads(ours) == shape(DispatchersFinishedTask)
-
-
-def shape(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    _, components = msgspec.json.schema_components([kind])
-    for schema in components.values():
-        schema.pop("description", None)
-    return components
 
 
 def test_examples_are_for_types_that_somebody_takes() -> None:
