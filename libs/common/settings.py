@@ -22,6 +22,7 @@ from pydantic_settings import (
     SecretsSettingsSource,
     SettingsConfigDict,
 )
+from yarl import URL
 
 from libs.common.egress import EgressRules, server_ports
 from libs.common.topology import DEFAULT_RETRY_SCHEDULE_S
@@ -30,14 +31,14 @@ PREFIX = "CARILLON_"
 SECRETS_DIR = Path("/run/secrets")
 
 _COMMON = "AMQP_URL POSTGRES_URL REDIS_URL LOG_LEVEL ADMIN_HOST ADMIN_PORT REPLICA DRAIN_S"
-_SHARED = "RETRY_SCHEDULE_S SIGNING_MASTER_KEY ALLOW_NETWORKS DENY_NETWORKS DENY_PORTS"
+_SHARED = "RETRY_SCHEDULE_S SIGNING_MASTER_KEY PUBLIC_URL ALLOW_NETWORKS DENY_NETWORKS DENY_PORTS"
 _INGEST = (
     "HOST PORT BOOTSTRAP_KEY LEGACY_PROJECT LEGACY_SUCCESS LEGACY_PAST_DELAY_S REDIS_INTAKE_KEY RETENTION_DAYS"
     " BODY_BYTES_MAX"
 )
 _SCHEDULER = "TOMBSTONE_DAYS HORIZON_S"
 _DISPATCHER = "CA_FILE EGRESS_PROXY CONCURRENCY CONCURRENCY_PER_HOST URGENT_LABELS"
-_MAILER = "SMTP_URL DIGEST_TO DIGEST_FROM DIGEST_CRON DIGEST_TIMEZONE DIGEST_TO_PROJECTS PUBLIC_URL"
+_MAILER = "SMTP_URL DIGEST_TO DIGEST_FROM DIGEST_CRON DIGEST_TIMEZONE DIGEST_TO_PROJECTS"
 _CLIENT = "URL KEY API_KEY"
 
 KNOWN_VARIABLES: frozenset[str] = frozenset(
@@ -208,6 +209,25 @@ class SigningSettings(_PrefixedSettings):
     """Mixin of who cannot do without: what signs calls, and what prints a secret."""
 
     signing_master_key: MasterKey = Field(description=MASTER_KEY)
+
+
+def _web_address(url: str | None) -> str | None:
+    if url is None:
+        return None
+    parts = URL(url)
+    if parts.scheme not in {"http", "https"} or not parts.host or parts.query_string or parts.fragment:
+        raise ValueError("should be the address of ingest as people reach it, such as https://carillon.example.com")
+    return url.rstrip("/")
+
+
+class PublicSettings(_PrefixedSettings):
+    """Mixin of who writes links, or serves what they lead to."""
+
+    public_url: Annotated[str | None, AfterValidator(_web_address)] = Field(
+        None,
+        description="Address of ingest as people reach it, for the links in mails and of the console. With http:// the"
+        " console's cookie is sent without encryption.",
+    )
 
 
 def load(settings_type: type[S], environ: Mapping[str, str] | None = None, *, secrets_dir: Path = SECRETS_DIR) -> S:

@@ -7,10 +7,11 @@ from redis.asyncio import Redis
 
 from libs.common.admin import AdminServer
 from libs.common.asking import Asker
-from libs.common.clock import SystemClock
+from libs.common.clock import Clock, SystemClock
 from libs.common.connection import Link
 from libs.common.contracts import Answer
 from libs.common.egress import EgressRules
+from libs.common.heartbeat import Heartbeat
 from libs.common.lifecycle import Worker, run, run_until_stopped
 from libs.common.logs import configure_logs
 from libs.common.metrics import build_info
@@ -28,6 +29,7 @@ from services.ingest.bulk import BulkWorker, actions
 from services.ingest.bulk_door import BulkDoor
 from services.ingest.command_door import CommandDoor
 from services.ingest.commands import Commands
+from services.ingest.console.wiring import Console, Parts
 from services.ingest.control import ControlPublisher
 from services.ingest.control_door import TargetDoor
 from services.ingest.digest_door import DigestDoor
@@ -46,6 +48,7 @@ from services.ingest.list_store import ListStore
 from services.ingest.maintenance import Maintenance
 from services.ingest.parked_door import ParkedDoor
 from services.ingest.parking import Parking, parking_consumer
+from services.ingest.replicas import Replicas, replicas_consumer
 from services.ingest.schedule_door import ScheduleDoor
 from services.ingest.settings import IngestSettings
 from services.ingest.signing_door import SigningDoor
@@ -59,6 +62,7 @@ from services.ingest.store_lists import Lists
 from services.ingest.store_obstacles import ObstacleStore
 from services.ingest.store_parked import ParkedStore
 from services.ingest.store_purge import PurgeStore
+from services.ingest.store_replicas import ReplicaStore
 from services.ingest.task_commands import TaskCommands
 from services.ingest.task_door import TaskDoor
 from services.ingest.task_list_door import TaskListDoor
@@ -86,22 +90,31 @@ async def main() -> None:
         maintenance = Maintenance(store, clock, retention_days=settings.retention_days)
         history = history_consumer(History(store, maintenance, clock), publisher)
         parking = parking_consumer(Parking(store, publisher, clock), publisher)
+        replicas = replicas_consumer(Replicas(ReplicaStore(postgres)), publisher)
 
         publish_link = Link(amqp_url, "ingest publish", topology())
         publish_link.join(publisher)
         consume_link = Link(amqp_url, "ingest consume", topology())
-        consume_link.join(history.intake)
-        consume_link.join(parking.intake)
         asker = Asker[Answer](Answer)  # type: ignore[arg-type]  # a union of types
-        consume_link.join(asker)
+        consume_link.join(history.intake, parking.intake, replicas.intake, asker)
         for link in (publish_link, consume_link):
             await opened.enter_async_context(link)  # they outlive the drain, which still publishes and acks
 
-        app = _app(settings, keys, postgres, publisher, Commands(asker), clock, tracer)
+        parts = Parts(
+            postgres=postgres,
+            redis=redis,
+            publisher=publisher,
+            commands=Commands(asker),
+            clock=clock,
+            settings=settings,
+        )
+        console = Console(parts)
+        app = _app(settings, keys, parts, console, tracer)
         http = HttpServer(app, settings.host, settings.port, drain_s=settings.drain_s)
         admin = AdminServer(settings.admin_host, settings.admin_port, ready={"postgres": postgres.ping})
-        workers: list[Worker] = [admin, http, history, parking, maintenance, publish_link, consume_link]
-        workers += [keys, ControlPublisher(ControlStore(postgres), publisher)]
+        heartbeat = Heartbeat("ingest", settings.replica, publisher, clock, {})
+        workers: list[Worker] = [admin, http, history, parking, replicas, maintenance, publish_link, consume_link]
+        workers += [*console.workers, heartbeat, keys, ControlPublisher(ControlStore(postgres), publisher)]
         workers.append(_bulk_worker(postgres, publisher, Commands(asker), clock))
         if (door := _list_door(settings, redis, publisher, clock)) is not None:
             opened.push_async_callback(door.leave)
@@ -112,13 +125,12 @@ async def main() -> None:
 def _app(
     settings: IngestSettings,
     keys: Keys,
-    postgres: Postgres,
-    publisher: Publisher,
-    commands: Commands,
-    clock: SystemClock,
+    parts: Parts,
+    console: Console,
     tracer: Tracer | None,
 ) -> web.Application:
     rules, egress = _legacy_rules(settings), _egress(settings)
+    postgres, publisher, commands, clock = parts.postgres, parts.publisher, parts.commands, parts.clock
     store = Store(postgres)
     tasks = TaskCommands(commands, publisher, store, clock)
     doors: list[Door] = [
@@ -133,10 +145,17 @@ def _app(
         *_doors_of_many(postgres, publisher, clock),
         *_admin_doors(settings, postgres, commands, clock),
     ]
-    return build_app(doors, keys, version=VERSION, body_bytes_max=settings.body_bytes_max, tracer=tracer)
+    return build_app(
+        doors,
+        keys,
+        version=VERSION,
+        body_bytes_max=settings.body_bytes_max,
+        tracer=tracer,
+        console=console,
+    )
 
 
-def _doors_of_many(postgres: Postgres, publisher: Publisher, clock: SystemClock) -> list[Door]:
+def _doors_of_many(postgres: Postgres, publisher: Publisher, clock: Clock) -> list[Door]:
     lists = Lists(postgres)
     return [
         TaskListDoor(lists, clock),
@@ -145,12 +164,12 @@ def _doors_of_many(postgres: Postgres, publisher: Publisher, clock: SystemClock)
     ]
 
 
-def _bulk_worker(postgres: Postgres, publisher: Publisher, commands: Commands, clock: SystemClock) -> BulkWorker:
+def _bulk_worker(postgres: Postgres, publisher: Publisher, commands: Commands, clock: Clock) -> BulkWorker:
     tasks = TaskCommands(commands, publisher, Store(postgres), clock)
     return BulkWorker(BulkStore(postgres), Lists(postgres), actions(tasks, PurgeStore(postgres)), clock)
 
 
-def _admin_doors(settings: IngestSettings, postgres: Postgres, commands: Commands, clock: SystemClock) -> list[Door]:
+def _admin_doors(settings: IngestSettings, postgres: Postgres, commands: Commands, clock: Clock) -> list[Door]:
     control, master_key = ControlStore(postgres), settings.signing_master_key
     return [
         KeyDoor(Keyring(KeyStore(postgres), clock), clock),

@@ -10,6 +10,7 @@ from aiohttp import web
 from libs.common.admin import serve
 from libs.common.tracing import Tracer
 from services.ingest.auth import Keys
+from services.ingest.console.wiring import Console
 from services.ingest.endpoint import Endpoint, Handler
 from services.ingest.key_limits import tell_limit
 from services.ingest.middleware import explain
@@ -22,7 +23,13 @@ class Door(Protocol):
 
 
 def build_app(
-    doors: Sequence[Door], keys: Keys, *, version: str, body_bytes_max: int, tracer: Tracer | None = None
+    doors: Sequence[Door],
+    keys: Keys,
+    *,
+    version: str,
+    body_bytes_max: int,
+    tracer: Tracer | None = None,
+    console: Console | None = None,
 ) -> web.Application:
     around = [explain] if tracer is None else [tracing_middleware(tracer), explain]
     app = web.Application(middlewares=around, client_max_size=body_bytes_max)
@@ -32,6 +39,8 @@ def build_app(
     for path, rows in groupby(sorted(endpoints, key=_path), key=_path):
         methods = {row.method: row.guarded(keys) for row in rows}
         _add_resource(app, path, methods)
+    if console is not None:
+        console.add_to(app)
     return app
 
 

@@ -12,6 +12,7 @@ from libs.common.settings import (
     EgressSettings,
     MasterKey,
     PostgresSettings,
+    PublicSettings,
     RedisSettings,
 )
 
@@ -19,7 +20,7 @@ INTAKE_KEY = "delay_queue_task"
 """The ancestor's list."""
 
 
-class IngestSettings(CommonSettings, PostgresSettings, RedisSettings, EgressSettings):
+class IngestSettings(CommonSettings, PostgresSettings, RedisSettings, EgressSettings, PublicSettings):
     admin_port: AdminPort = ADMIN_PORTS["ingest"]
     host: str = Field(
         "0.0.0.0",  # noqa: S104  inside a container, whose network decides who can reach it

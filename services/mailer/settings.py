@@ -4,10 +4,9 @@ import re
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
-from yarl import URL
 
 from libs.common.ports import ADMIN_PORTS
-from libs.common.settings import AdminPort, CommaStrings, CommonSettings
+from libs.common.settings import AdminPort, CommaStrings, CommonSettings, PublicSettings
 from services.mailer.schedule import Schedule
 from services.mailer.smtp import SmtpServer
 
@@ -37,15 +36,6 @@ def _routes(texts: tuple[str, ...]) -> tuple[str, ...]:
     return texts
 
 
-def _web_address(url: str | None) -> str | None:
-    if url is None:
-        return None
-    parts = URL(url)
-    if parts.scheme not in {"http", "https"} or not parts.host or parts.query_string or parts.fragment:
-        raise ValueError("should be the address of ingest as people reach it, such as https://carillon.example.com")
-    return url.rstrip("/")
-
-
 def _readable(url: SecretStr) -> SecretStr:
     SmtpServer.from_url(url.get_secret_value())
     return url
@@ -61,7 +51,7 @@ def _timezone(name: str) -> str:
     return name
 
 
-class MailerSettings(CommonSettings):
+class MailerSettings(CommonSettings, PublicSettings):
     admin_port: AdminPort = ADMIN_PORTS["mailer"]
     smtp_url: Annotated[SecretStr, AfterValidator(_readable)] = Field(
         description="Mail server, as smtp://user:password@host:port (never encrypted), smtp+starttls:// or smtps://."
@@ -79,9 +69,6 @@ class MailerSettings(CommonSettings):
     digest_to_projects: Annotated[CommaStrings, AfterValidator(_routes)] = Field(
         (),
         description="Who gets a project's part instead of CARILLON_DIGEST_TO: project=address, with commas between.",
-    )
-    public_url: Annotated[str | None, AfterValidator(_web_address)] = Field(
-        None, description="Address of ingest as people reach it, for the links in digests."
     )
 
     @property

@@ -1,0 +1,62 @@
+"""What holds for every page: the headers, the files, the way from an error to a page."""
+
+from services.ingest.console.page import ROOT
+from services.ingest.console.render import STATIC, static_path
+from tests.integration.console.conftest import Rig
+
+
+async def test_files_are_served_under_a_path_that_changes_with_their_content(console: Rig) -> None:
+    visit = await console.visit()
+
+    for file in STATIC.iterdir():
+        answer = await visit.get(static_path(file.name).removeprefix(ROOT))
+        assert answer.status == 200
+        assert "immutable" in answer.headers["Cache-Control"]
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_a_page_of_another_release_finds_the_file_of_this_one(console: Rig) -> None:
+    answer = await (await console.visit()).get("/static/0123456789ab/console.css")
+
+    assert (answer.status, answer.location) == (307, static_path("console.css"))
+
+
+async def test_no_file_outside_the_folder_is_served(console: Rig) -> None:
+    visit = await console.visit()
+
+    for name in ("..%2Frender.py", "%2e%2e", "nothing.js", "..%5Crender.py"):
+        assert (await visit.get(f"/static/x/{name}")).status == 404
+
+
+async def test_an_unknown_page_is_a_page_that_says_so(console: Rig) -> None:
+    answer = await (await console.login("viewer")).get("/nowhere")
+
+    assert answer.status == 404
+    assert "There is no such page" in answer.text
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+
+
+async def test_what_is_under_the_api_is_still_told_in_json(console: Rig) -> None:
+    visit = await console.visit()
+    async with visit.client.get("/v1/nothing") as response:
+        assert response.content_type == "application/problem+json"
+
+
+async def test_the_choice_of_a_project_holds_for_the_session(console: Rig) -> None:
+    visit = await console.login("viewer", projects=["shop", "billing"])
+
+    before = await visit.get("/nowhere")
+    chosen = await visit.post("/project", {"project": "shop"})
+    after = await visit.get("/nowhere")
+
+    assert "<option selected>billing</option>" in before.text
+    assert chosen.status == 303
+    assert "<option selected>shop</option>" in after.text
+
+
+async def test_a_project_of_others_cannot_be_chosen(console: Rig) -> None:
+    visit = await console.login("viewer", projects=["shop"])
+
+    assert (await visit.post("/project", {"project": "billing"})).status == 404
+    [row] = await console.audit()
+    assert (row["action"], row["object"], row["outcome"]) == ("project.choose", "billing", "not_found")
