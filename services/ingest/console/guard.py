@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import structlog
@@ -13,16 +13,25 @@ from yarl import URL
 
 from libs.common.clock import Clock
 from libs.common.ids import new_id
+from libs.common.postgres import PostgresAway
 from libs.common.redis import RedisAway
 from services.ingest.auth import BOOTSTRAP_PROJECT
-from services.ingest.console.page import ROOT, VISITOR, Handler, Page, Role, Visitor
+from services.ingest.console.page import (
+    CSRF_FIELD,
+    PROJECT_FIELD,
+    ROOT,
+    VISITOR,
+    Handler,
+    Page,
+    Role,
+    Visitor,
+)
 from services.ingest.console.sessions import Sessions
 from services.ingest.problems import RETRY_AFTER_S, Problem, bug, problem_of
 from services.ingest.store_audit import AuditStore
 from services.ingest.store_users import ConsoleUser
 
 FORM = web.RequestKey("form", MultiDictProxy)
-CSRF_FIELD = "csrf"
 PROJECTS_S = 10.0
 """So long a list of all projects is believed."""
 JUST_IN = "in"
@@ -96,10 +105,8 @@ class Guard:
             _refuse_other_sites(request)
             visitor = await self._enter(request, page)
             request[FORM] = await request.post()
-            if visitor is not None and request[FORM].get(CSRF_FIELD) != visitor.session.csrf:
-                raise Problem(
-                    403, "bad_token", "This form is of another session. Go back, load the page, send it again."
-                )
+            if visitor is not None:
+                visitor = request[VISITOR] = _as_sent(visitor, request[FORM])
             return await self._audited(request, page, visitor)
 
         return served
@@ -143,11 +150,10 @@ class Guard:
         wanted = request.query.get("project")
         if wanted is None or request.method != "GET" or wanted == visitor.project:
             return visitor
-        if wanted not in visitor.projects:
-            raise Problem(404, "not_found", "There is no such project, or it is not one of yours.")
+        visitor = _looking_at(visitor, wanted)
         visitor.session.project = wanted
         await self.sessions.save(visitor.session)
-        return Visitor(**(vars(visitor) | {"project": wanted}))
+        return visitor
 
     async def _audited(self, request: web.Request, page: Page, visitor: Visitor | None) -> web.StreamResponse:
         """A row that cannot be written lets nothing happen."""
@@ -168,11 +174,13 @@ class Guard:
             outcome = note.outcome or ("done" if response.status < 400 else "refused")
             return response
         except Exception as error:
-            problem = problem_of(error)
-            outcome = problem.code if problem else outcome
+            outcome = note.outcome or _outcome_of(error)
             raise
         finally:
-            await self._audit.end(id_, outcome, object_=note.about, detail=note.detail, actor=note.actor)
+            try:
+                await self._audit.end(id_, outcome, object_=note.about, detail=note.detail, actor=note.actor)
+            except PostgresAway:  # what was done is done: its answer goes out, and the row says that it was begun
+                log.warning("audit.outcome_lost", audit_id=str(id_), action=page.action, outcome=outcome)
 
     async def _all_projects(self) -> list[str]:
         read_at, projects = self._projects
@@ -200,6 +208,28 @@ def problem_for(error: Exception) -> Problem:
         log.error("request.crashed", exc_info=error)
         return bug()
     return problem
+
+
+def _outcome_of(error: Exception) -> str:
+    if isinstance(error, web.HTTPRedirection):
+        return "done"
+    if isinstance(error, RedisAway):
+        return session_problem().code
+    problem = problem_of(error)
+    return problem.code if problem else "crashed"
+
+
+def _as_sent(visitor: Visitor, form: MultiDictProxy[Any]) -> Visitor:
+    """The project is the one that the form's page showed: another tab may have chosen another one since."""
+    if form.get(CSRF_FIELD) != visitor.session.csrf:
+        raise Problem(403, "bad_token", "This form is of another session. Go back, load the page, send it again.")
+    return _looking_at(visitor, str(form.get(PROJECT_FIELD, visitor.project)))
+
+
+def _looking_at(visitor: Visitor, project: str) -> Visitor:
+    if project not in visitor.projects:
+        raise Problem(404, "not_found", "There is no such project, or it is not one of yours.")
+    return replace(visitor, project=project)
 
 
 def _refuse_other_sites(request: web.Request) -> None:

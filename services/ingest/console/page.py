@@ -14,7 +14,10 @@ Role = Literal["viewer", "operator", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 ROOT = "/console"
+CSRF_FIELD = "csrf"
+PROJECT_FIELD = "of_project"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Gate = Callable[[web.Request], Awaitable[None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,8 @@ class Page:
     """`path` is below /console. `role`: who may; with None, whoever comes.
 
     What changes something is no GET, and has an `action`: its name in the audit log. `handler` finds its visitor by
-    `visitor_of`, and what was posted by `posted`.
+    `visitor_of`, and what was posted by `posted`. `gate` may refuse what was posted (Problem) before anything is written
+    down: without a session somebody could fill the log.
     """
 
     method: Literal["GET", "POST"]
@@ -49,6 +53,7 @@ class Page:
     handler: Handler
     role: Role | None
     action: str | None = None
+    gate: Gate | None = None
 
     def __post_init__(self) -> None:
         if (self.method == "GET") != (self.action is None):

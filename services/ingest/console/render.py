@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from libs.common.clock import format_utc
 from libs.common.version import VERSION
-from services.ingest.console.page import ROOT, VISITOR
+from services.ingest.console.page import CSRF_FIELD, PROJECT_FIELD, ROOT, VISITOR
 from services.ingest.console.sessions import Sessions
 
 FOLDER = Path(__file__).parent
@@ -79,8 +79,10 @@ def _fingerprint(name: str) -> str:
 
 @jinja2.pass_context
 def csrf_field(context: jinja2.runtime.Context) -> Markup:
-    """What every form that changes something holds."""
-    return Markup('<input type="hidden" name="csrf" value="{}">').format(context["csrf"])
+    """What every form that changes something holds: the session's token, and the project that the page showed."""
+    visitor = context["visitor"]
+    hidden = Markup('<input type="hidden" name="{}" value="{}">')
+    return hidden.format(CSRF_FIELD, context["csrf"]) + hidden.format(PROJECT_FIELD, visitor.project if visitor else "")
 
 
 def badge(status: str) -> Markup:

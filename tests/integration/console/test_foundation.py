@@ -1,7 +1,11 @@
 """What holds for every page: the headers, the files, the way from an error to a page."""
 
+import pytest
+
+from libs.common.postgres import PostgresAway
 from services.ingest.console.page import ROOT
 from services.ingest.console.render import STATIC, static_path
+from services.ingest.store_audit import AuditStore
 from tests.integration.console.conftest import Rig
 
 
@@ -60,3 +64,35 @@ async def test_a_project_of_others_cannot_be_chosen(console: Rig) -> None:
     assert (await visit.post("/project", {"project": "billing"})).status == 404
     [row] = await console.audit()
     assert (row["action"], row["object"], row["outcome"]) == ("project.choose", "billing", "not_found")
+
+
+async def test_a_form_is_about_the_project_that_its_page_showed(console: Rig) -> None:
+    visit = await console.login("viewer", projects=["shop", "billing"])
+    form = await visit.get("/nowhere")
+    await visit.post("/project", {"project": "shop"})  # in another tab
+
+    assert 'name="of_project" value="billing"' in form.text
+    await visit.post("/project", {"project": "shop", "of_project": "billing"})
+
+    assert [row["project"] for row in await console.audit()] == ["billing", "billing"]
+
+
+async def test_a_form_cannot_be_about_a_project_of_others(console: Rig) -> None:
+    visit = await console.login("viewer", projects=["shop"])
+
+    assert (await visit.post("/project", {"project": "shop", "of_project": "billing"})).status == 404
+    assert await console.audit() == []
+
+
+async def test_an_action_whose_outcome_cannot_be_written_is_done_all_the_same(
+    console: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object, **__: object) -> None:
+        raise PostgresAway("a test")
+
+    visit = await console.login("viewer", projects=["shop", "billing"])
+    monkeypatch.setattr(AuditStore, "end", away)
+
+    assert (await visit.post("/project", {"project": "shop"})).status == 303
+    [row] = await console.audit()
+    assert (row["action"], row["outcome"]) == ("project.choose", None)
