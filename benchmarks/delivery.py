@@ -4,8 +4,8 @@
 
     ladder    500 failing tasks over rungs of 1, 2 and 5 s: how much later than exactly each call comes
     restart   the same with the broker killed in the middle: the longest wait after it is back
-    dead      300 tasks/s to a healthy host for 20 s, with and without 10,000 in that time to one whose connects time
-              out, five pairs
+    dead      300 tasks/s to a healthy host for 20 s: alone, with 10,000 in that time to one whose connects time out,
+              and with as many to one that answers; five times
     herd      the same with the 10,000 due at one instant
     rolling   two dispatchers at 500 tasks/s, each restarted in turn by SIGTERM: what is lost or called twice
 
@@ -125,16 +125,28 @@ async def herd(stack: PrivateStack, sink: SinkProcess) -> None:
 
 
 async def _beside_a_dead_one(stack: PrivateStack, sink: SinkProcess, name: str, step_ms: float) -> None:
-    ratios = []
+    """Each pair has a third run, with as many tasks to a host that answers: what the load alone does."""
+    ratios: dict[str, list[float]] = {"dead": [], "alive": []}
     for pair in range(PAIRS):
         p99 = {}
-        for is_dead in (False, True) if pair % 2 else (True, False):
-            with _dead_host() as url:
-                p99[is_dead] = await _healthy_p99(stack, sink, url if is_dead else None, step_ms)
+        for other in ("none", "dead", "alive") if pair % 2 else ("alive", "dead", "none"):
+            with _dead_host() as dead_url:
+                url = {"none": None, "dead": dead_url, "alive": f"{_other_name(sink.url)}/called"}[other]
+                p99[other] = await _healthy_p99(stack, sink, url, step_ms, is_called=other == "alive")
             await _clean(stack)
-        ratios.append(p99[True] / p99[False])
-        say(f"{name}       pair {pair + 1}: p99 {p99[False]:.1f} ms without, {p99[True]:.1f} ms with: {ratios[-1]:.2f}")
-    say(f"{name}       median of {PAIRS} pairs: {statistics.median(ratios):.2f}")
+        for other, of_pairs in ratios.items():
+            of_pairs.append(p99[other] / p99["none"])
+        say(
+            f"{name}       pair {pair + 1}: p99 {p99['none']:.0f} ms alone, {p99['dead']:.0f} ms with the dead one"
+            f" ({ratios['dead'][-1]:.2f}), {p99['alive']:.0f} ms with one that answers ({ratios['alive'][-1]:.2f})"
+        )
+    medians = {other: statistics.median(of_pairs) for other, of_pairs in ratios.items()}
+    say(f"{name}       median of {PAIRS} pairs: {medians['dead']:.2f} dead, {medians['alive']:.2f} alive")
+
+
+def _other_name(url: str) -> str:
+    """Another host to the dispatcher, the same sink."""
+    return url.replace(LOOPBACK, "localhost")
 
 
 async def rolling(stack: PrivateStack, sink: SinkProcess) -> None:
@@ -173,15 +185,17 @@ async def _climbed(stack: PrivateStack, sink: SinkProcess) -> dict[str, list[int
     return times
 
 
-async def _healthy_p99(stack: PrivateStack, sink: SinkProcess, dead_url: str | None, step_ms: float) -> float:
-    per_s, seconds = 300, 20
+async def _healthy_p99(
+    stack: PrivateStack, sink: SinkProcess, other_url: str | None, step_ms: float, *, is_called: bool
+) -> float:
+    per_s, seconds, others = 300, 20, 10_000
     start = _in(LEAD_S)
     before = await sink.count()
     due_ms = await insert(stack, per_s * seconds, start, 1000 / per_s, f"{sink.url}/called")
-    if dead_url is not None:
+    if other_url is not None:
         first_at = start if step_ms else start + timedelta(seconds=seconds / 4)
-        await insert(stack, 10_000, first_at, step_ms, dead_url, schedule_s=())
-    await reach("healthy tasks called", before + len(due_ms), sink.count)
+        await insert(stack, others, first_at, step_ms, other_url, schedule_s=())
+    await reach("healthy tasks called", before + len(due_ms) + others * is_called, sink.count)
     late = sorted(at - due_ms[id_] for id_, at in await sink.calls() if id_ in due_ms)
     return max(late[int(len(late) * 0.99)], 1)
 
