@@ -142,9 +142,12 @@ class Alarm:
         nap = NAP_MAX_S if wake is None else (from_ms(wake) - self.now()).total_seconds()
         stop = asyncio.ensure_future(stopping.wait())
         nudge = asyncio.ensure_future(self._nudged.wait())
-        await asyncio.wait({stop, nudge}, timeout=min(max(nap, 0.0), NAP_MAX_S), return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
-        nudge.cancel()
+        nap = min(max(nap, 0.0), NAP_MAX_S)
+        try:
+            await asyncio.wait({stop, nudge}, timeout=nap, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+            nudge.cancel()
 
     async def _keep_loaded(self) -> None:
         while True:
