@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up down demo test k8s compose-test cluster-test matrix restore-drill upgrade-test check bench timing chaos format lock
+.PHONY: help up down demo test k8s compose-test cluster-test matrix restore-drill upgrade-test check bench timing chaos simulate format lock
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 21
@@ -46,14 +46,17 @@ check: $(VENV)/ok ## lint, types, imports, layout
 	$(BIN)/lint-imports
 	$(BIN)/python -m deploy.layout
 
-bench: $(VENV)/ok ## burst of 10,000 tasks due at one instant: tasks/s, lateness, CPU per task
-	@$(BIN)/python -m benchmarks.burst
+bench: $(VENV)/ok ## Carillon beside its peers in one run, as in docs/performance.md; NAMES="Carillon BullMQ" for some
+	@$(BIN)/python -m benchmarks.peers $(NAMES)
 
 timing: $(VENV)/ok ## the scheduler alone: lateness, bursts, a frozen replica, ten million waiting rows (10 minutes)
 	@$(BIN)/python -m benchmarks.timing
 
 chaos: $(VENV)/ok ## kill -9 everything under load and count what was lost
 	@$(BIN)/python -m tests.chaos.kill
+
+simulate: $(VENV)/ok ## scheduler and dispatcher without time on faulty fakes: SEEDS=2000 lives, each a dozen tasks
+	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),2000)
 
 format: $(VENV)/ok ## format the code
 	$(BIN)/ruff check --fix .
