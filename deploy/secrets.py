@@ -36,8 +36,9 @@ PUBLISHES: Mapping[str, tuple[topology.Route, ...]] = {
         topology.SCHEDULER_COMMAND,
         topology.DISPATCHER_COMMAND,
         topology.MAILER_COMMAND,
+        topology.REPLICA_SEEN,
     ),
-    "scheduler": (topology.DUE, topology.TASK_EVENT),
+    "scheduler": (topology.DUE, topology.TASK_EVENT, topology.REPLICA_SEEN),
     "dispatcher": (
         topology.ATTEMPT_EVENT,
         topology.TASK_EVENT,
@@ -47,8 +48,9 @@ PUBLISHES: Mapping[str, tuple[topology.Route, ...]] = {
         topology.CREATE,  # of callbacks
         topology.URGENT_NOTICE,
         topology.rung(0),
+        topology.REPLICA_SEEN,
     ),
-    "mailer": (topology.DIGEST_PAGE, topology.DIGEST_MEMORY, topology.mailer_rung(0)),
+    "mailer": (topology.DIGEST_PAGE, topology.DIGEST_MEMORY, topology.mailer_rung(0), topology.REPLICA_SEEN),
 }
 """Besides what every consumer does with its own queue: publish an item again, or park it."""
 

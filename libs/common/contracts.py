@@ -161,12 +161,16 @@ class HeldSchedule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class PutSchedule(Message, frozen=True, kw_only=True, tag="PutSchedule.1"):
-    """ingest -> scheduler, answered by `ScheduleAnswer`: create the schedule of this name, or replace it."""
+    """ingest -> scheduler, answered by `ScheduleAnswer`: create the schedule of this name, or replace it.
+
+    With `revision` only over that one (0: none yet); over another nothing changes, and the answer is what stands.
+    """
 
     project: str
     name: str
     command_id: UUID
     schedule: Schedule
+    revision: int | None = None
 
 
 class ChangeSchedule(Message, frozen=True, kw_only=True, tag="ChangeSchedule.1"):
@@ -189,15 +193,19 @@ class ScheduleAnswer(Message, frozen=True, kw_only=True, tag="ScheduleAnswer.1")
 
 
 class ListSchedules(Message, frozen=True, kw_only=True, tag="ListSchedules.1"):
-    """ingest -> scheduler, answered by `ScheduleList`: at most `limit` of a project, by name, after `after`."""
+    """ingest -> scheduler, answered by `ScheduleList`: at most `limit` of a project, by name, after `after`.
+
+    `with_times`: each with its `schedule`, in which `call` is null and `labels` are empty.
+    """
 
     project: str
     after: str = ""
     limit: int = 100
+    with_times: bool = False
 
 
 class ScheduleList(Message, frozen=True, kw_only=True, tag="ScheduleList.1"):
-    """scheduler -> who asked. Each without its `schedule`, so that the answer stays small."""
+    """scheduler -> who asked. Each without its `schedule`, or without its call, so that the answer stays small."""
 
     held: tuple[HeldSchedule, ...]
 
@@ -309,13 +317,14 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TargetChanged(Message, frozen=True, kw_only=True, tag="TargetChanged.1"):
-    """A replica's circuit breaker for a host has opened (until `until`, or longer) or closed."""
+    """A replica's circuit breaker for a host has opened (until `until`, or longer; `reason` says why) or closed."""
 
     host: str
     state: Literal["open", "closed"]
     changed_at: datetime
     until: datetime | None = None
     replica: str
+    reason: str | None = None
 
 
 class AttemptFinished(Message, frozen=True, kw_only=True, tag="AttemptFinished.1"):
@@ -323,7 +332,7 @@ class AttemptFinished(Message, frozen=True, kw_only=True, tag="AttemptFinished.1
 
     Durations in ms; `response_body` is what was read of it, at most 8 KiB.
     `error` is a class from a closed list (`services/dispatcher/outcome.py`); None when the answer was a success.
-    `next_attempt_at` is set exactly when `outcome` is "retry".
+    `next_attempt_at` is set exactly when `outcome` is "retry". `host` is `host[:port]` as the URL writes it.
     """
 
     id: UUID
@@ -343,6 +352,7 @@ class AttemptFinished(Message, frozen=True, kw_only=True, tag="AttemptFinished.1
     response_body: bytes = b""
     replica: str = ""
     timing: Timing | None = None
+    host: str = ""
 
 
 class TaskFinished(Message, frozen=True, kw_only=True, tag="TaskFinished.1"):
@@ -368,6 +378,21 @@ class TaskParked(Message, frozen=True, kw_only=True, tag="TaskParked.1"):
     hop: int
     parked_at: datetime
     cause: str
+
+
+class ServiceSeen(Message, frozen=True, kw_only=True, tag="ServiceSeen.1"):
+    """A heartbeat: this process works, or ends now (`is_last`). `vitals` are some of its metrics, by short names.
+
+    It has a queue of its own: the release before reads no such event, and would park each.
+    """
+
+    service: str
+    replica: str
+    version: str
+    started_at: datetime
+    at: datetime
+    vitals: dict[str, float] = {}
+    is_last: bool = False
 
 
 # --- carillon.fallback, carillon.digest -----------------------------------------------------------------------------
@@ -463,6 +488,7 @@ class DigestAnswer(Message, frozen=True, kw_only=True, tag="DigestAnswer.1"):
 
     `collected`: the entries that waited are in `pages` mails in the outbox, none when nothing waited. `busy`: another
     replica collects. `status`: nothing was done. `last_at` is when a digest was last collected, None when nobody knows.
+    `to` reads it, but for the parts of the projects in `to_projects`, which have readers of their own.
     """
 
     command_id: UUID
@@ -471,6 +497,8 @@ class DigestAnswer(Message, frozen=True, kw_only=True, tag="DigestAnswer.1"):
     pages: int = 0
     next_at: datetime
     last_at: datetime | None = None
+    to: tuple[str, ...] = ()
+    to_projects: dict[str, tuple[str, ...]] = {}
 
 
 Event = TaskAccepted | TaskConflict | AttemptFinished | TaskFinished | TaskParked | TargetChanged
@@ -483,7 +511,9 @@ DispatcherCommand = SetControl | CancelTask
 DispatcherAnswer = ControlAnswer | CancelAnswer
 Command = SchedulerCommand | DispatcherCommand | AskDigest
 Answer = SchedulerAnswer | DispatcherAnswer | DigestAnswer
-AnyMessage = CreateTask | ReturnTask | Command | Answer | TaskDue | Event | FallbackEntry | DigestPage | LastDigest
+AnyMessage = (
+    CreateTask | ReturnTask | Command | Answer | TaskDue | Event | ServiceSeen | FallbackEntry | DigestPage | LastDigest
+)
 
 _encoder = msgspec.json.Encoder()
 _call_decoder = msgspec.json.Decoder(Call)

@@ -86,7 +86,7 @@ class Cron:
         """
         try:
             start = _next_second(moment)
-            return self._shown_from(start) if self._is_recurrent else self._asked_from(start)
+            return self._shown_from(start) if self.is_recurrent else self._asked_from(start)
         except OverflowError:
             return None
 
@@ -95,7 +95,8 @@ class Cron:
         return _each(self, after)
 
     @property
-    def _is_recurrent(self) -> bool:
+    def is_recurrent(self) -> bool:
+        """It comes whenever clocks show a matching time; one that is not, once for each of its times."""
         return any(part.startswith("*") for part in self._calendar.parts[:3])
 
     def _asked_from(self, start: datetime) -> Occurrence | None:

@@ -32,3 +32,8 @@ def derived_id(project: str, key: str, *extra: str) -> UUID:
         digest.update(len(encoded).to_bytes(_LENGTH_BYTES, "big") + encoded)
     number = int.from_bytes(digest.digest()[:16], "big")
     return UUID(int=number & ~_VERSION_MASK & ~_VARIANT_MASK | _VERSION_8 | _VARIANT_RFC)
+
+
+def callback_id(project: str, task: UUID, generation: int, outcome: str) -> UUID:
+    """The task that tells a task's owner how that generation of it ended."""
+    return derived_id(project, "callback", str(task), str(generation), outcome)

@@ -34,7 +34,7 @@ _COMMON = "AMQP_URL POSTGRES_URL REDIS_URL LOG_LEVEL ADMIN_HOST ADMIN_PORT REPLI
 _SHARED = "RETRY_SCHEDULE_S SIGNING_MASTER_KEY PUBLIC_URL ALLOW_NETWORKS DENY_NETWORKS DENY_PORTS"
 _INGEST = (
     "HOST PORT BOOTSTRAP_KEY LEGACY_PROJECT LEGACY_SUCCESS LEGACY_PAST_DELAY_S REDIS_INTAKE_KEY RETENTION_DAYS"
-    " BODY_BYTES_MAX"
+    " BODY_BYTES_MAX TRUSTED_PROXIES"
 )
 _SCHEDULER = "TOMBSTONE_DAYS HORIZON_S"
 _DISPATCHER = "CA_FILE EGRESS_PROXY CONCURRENCY CONCURRENCY_PER_HOST URGENT_LABELS"
@@ -101,6 +101,10 @@ def _each_openable(networks: tuple[str, ...]) -> tuple[str, ...]:
 
 def _each_a_network(networks: tuple[str, ...]) -> tuple[str, ...]:
     return _checked(networks, lambda network: EgressRules(deny_networks=(network,)))
+
+
+Networks = Annotated[CommaStrings, AfterValidator(_each_a_network)]
+"""A list of networks written `10.1.0.0/16,fd00::/8`."""
 
 
 def _checked(networks: tuple[str, ...], make: Callable[[str], EgressRules]) -> tuple[str, ...]:
@@ -188,7 +192,7 @@ class EgressSettings(_PrefixedSettings):
     allow_networks: Annotated[CommaStrings, AfterValidator(_each_openable)] = Field(
         (), description="Networks (CIDRs) that calls may reach although they are private; none by default."
     )
-    deny_networks: Annotated[CommaStrings, AfterValidator(_each_a_network)] = Field(
+    deny_networks: Networks = Field(
         (), description="Networks (CIDRs) that no call may reach, even inside an opened one."
     )
     deny_ports: CommaPorts = Field(

@@ -68,6 +68,7 @@ DISPATCHER_DUE = "dispatcher.due"
 DISPATCHER_RETRY_DUE = "dispatcher.retry-due"
 DISPATCHER_COMMANDS = "dispatcher.commands"
 INGEST_HISTORY = "ingest.history"
+INGEST_REPLICAS = "ingest.replicas"
 FALLBACK = "FallbackAPIQueue"
 MAILER_OUTBOX = "mailer.outbox"
 MAILER_COMMANDS = "mailer.commands"
@@ -88,6 +89,7 @@ RETRY_DUE = Route(RETRY_DUE_EXCHANGE, "", items_max=20)
 TASK_EVENT = Route("carillon.events", "task.event")
 ATTEMPT_EVENT = Route("carillon.events", "attempt.event")
 TARGET_EVENT = Route("carillon.events", "target.event")
+REPLICA_SEEN = Route("carillon.events", "replica.seen")
 FALLBACK_ENTRY = Route("carillon.fallback", "fallback")
 DIGEST_PAGE = Route("carillon.digest", "page", items_max=1)
 URGENT_NOTICE = Route("carillon.digest", "notice", items_max=1)
@@ -123,6 +125,7 @@ REPUBLISH: Mapping[str, Route] = {
     DISPATCHER_RETRY_DUE: RETRY_DUE,
     DISPATCHER_COMMANDS: DISPATCHER_COMMAND,
     INGEST_HISTORY: TASK_EVENT,
+    INGEST_REPLICAS: REPLICA_SEEN,
     MAILER_OUTBOX: DIGEST_PAGE,
     MAILER_COMMANDS: MAILER_COMMAND,
     FALLBACK: FALLBACK_ENTRY,
@@ -204,6 +207,8 @@ _QUEUES = (
     _work(DISPATCHER_RETRY_DUE),  # a bound would stall the rungs' dead-letter workers
     _work(DISPATCHER_COMMANDS, bytes_max=16 * MIB),
     _work(INGEST_HISTORY, bytes_max=GIB),
+    # Heartbeats: the newest matter, and none is worth keeping when nobody reads them.
+    Queue(INGEST_REPLICAS, {"x-queue-type": "quorum", "x-max-length": 1_000, "x-delivery-limit": DELIVERY_LIMIT}),
     _work(FALLBACK, bytes_max=256 * MIB, is_single_active=True),  # one digest, whichever replica collects it
     _work(MAILER_OUTBOX),
     _work(MAILER_COMMANDS, bytes_max=16 * MIB),
@@ -226,6 +231,7 @@ _BINDINGS = (
         Binding("carillon.events", f"{subject}.*", INGEST_HISTORY)
         for subject in ("task", "attempt", "schedule", "target", "service")
     ),
+    Binding("carillon.events", "replica.*", INGEST_REPLICAS),
     Binding("carillon.fallback", "fallback", FALLBACK),
     Binding("carillon.digest", "page", MAILER_OUTBOX),
     Binding("carillon.digest", "notice", MAILER_OUTBOX),

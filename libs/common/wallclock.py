@@ -35,7 +35,7 @@ class Instant:
 
 def zone(name: str) -> ZoneInfo:
     """The IANA zone of exactly that name. Raises: UnknownZone, also for paths and names of the system's own."""
-    if name not in _names():
+    if name not in zone_names():
         raise UnknownZone(_refusal(name))
     return _load(name)
 
@@ -85,7 +85,8 @@ def _change_between(before: datetime, after: datetime, zone: ZoneInfo) -> dateti
 
 
 @cache
-def _names() -> frozenset[str]:
+def zone_names() -> frozenset[str]:
+    """All that `zone` takes."""
     # "Factory" is IANA's word for a clock that nobody has set up.
     return frozenset(files("tzdata").joinpath("zones").read_text().split()) - {"Factory"}
 
@@ -98,7 +99,7 @@ def _load(name: str) -> ZoneInfo:
 
 def _refusal(name: str) -> str:
     asked = name.strip().lower().replace(" ", "_")[:_NAME_CHARACTERS_MAX]
-    known = {key: full for full in sorted(_names()) for key in (full.lower(), full.lower().rpartition("/")[2])}
+    known = {key: full for full in sorted(zone_names()) for key in (full.lower(), full.lower().rpartition("/")[2])}
     nearest = get_close_matches(asked, known, n=1, cutoff=0.75)
     return f"is no IANA time zone; did you mean {known[nearest[0]]}?" if nearest else _REFUSAL
 

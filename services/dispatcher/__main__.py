@@ -13,6 +13,7 @@ from libs.common.clock import SystemClock
 from libs.common.connection import Link
 from libs.common.consumer import ItemConsumer
 from libs.common.contracts import DispatcherCommand, TaskDue
+from libs.common.heartbeat import Heartbeat
 from libs.common.intake import Intake, decoder
 from libs.common.lifecycle import Worker, run, run_until_stopped
 from libs.common.logs import configure_logs
@@ -46,6 +47,11 @@ COMMANDS_PREFETCH = 4
 # A delivery leaves no cycles behind. The default threshold, 700 objects, goes through those of all tasks in hand again
 # and again, for a fifth of the CPU of a burst; this one is above what they have.
 GC_THRESHOLD = 50_000
+VITALS = {
+    "in_flight": "carillon_dispatcher_calls_in_flight",
+    "open_breakers": "carillon_dispatcher_open_breakers",
+    "paused_targets": "carillon_dispatcher_paused_targets",
+}
 
 
 async def main() -> None:
@@ -85,8 +91,9 @@ async def main() -> None:
         )
         await opened.enter_async_context(publishing)
         await opened.enter_async_context(consuming)
+        heartbeat = Heartbeat("dispatcher", settings.replica, publisher, clock, VITALS)
         await run_until_stopped(
-            [admin, publishing, consuming, control, lanes, canaries, *consumers], drain_s=settings.drain_s
+            [admin, publishing, consuming, control, lanes, canaries, heartbeat, *consumers], drain_s=settings.drain_s
         )
 
 

@@ -35,6 +35,16 @@ class Breaker:
     _failures: float = 0.0
     _back_at: float = 0.0
 
+    @property
+    def calls(self) -> int:
+        """Of the last moments; the older half of them counts half."""
+        return round(self._calls)
+
+    @property
+    def failures(self) -> int:
+        """How many of `calls` failed."""
+        return round(self._failures)
+
     def wait_s(self, now: float) -> float:
         """0: call. Else how long to put the call off. A 0 of a breaker that was open is the one call that finds out."""
         if self.state == "closed":

@@ -8,7 +8,7 @@ import msgspec
 from libs.common.clock import format_utc
 from libs.common.contracts import AttemptFinished, Call, Task, decode_call, encode
 from libs.common.finished import FinalAttempt, FinishedTask
-from libs.common.ids import derived_id
+from libs.common.ids import callback_id
 
 
 def callback_of(task: Task, url: str, event: AttemptFinished) -> Task:
@@ -17,7 +17,7 @@ def callback_of(task: Task, url: str, event: AttemptFinished) -> Task:
     body = msgspec.json.encode(_finished(task, event, finished_at))
     call = Call(url=url, headers=(("Content-Type", "application/json"),), body=body)
     return Task(
-        id=derived_id(task.project, "callback", str(task.id), str(task.generation), event.outcome),
+        id=callback_id(task.project, task.id, task.generation, event.outcome),
         project=task.project,
         created_at=finished_at,
         due_at=finished_at,

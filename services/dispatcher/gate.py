@@ -47,11 +47,12 @@ _UNDECIDED = Later(0.0, "limit")
 
 
 class BreakerChange(NamedTuple):
-    """`for_s`: how long an open one stays so at least."""
+    """`for_s`: how long an open one stays so at least, and `reason` what opened it."""
 
     host: str
     state: Literal["open", "closed"]
     for_s: float
+    reason: str | None = None
 
 
 class Gate:
@@ -84,13 +85,14 @@ class Gate:
         if not has_failed and host not in self._breakers:
             return None  # most hosts never fail, and need none
         breaker = self._breaker(host)
-        now = self._clock.monotonic()
+        now, was_closed = self._clock.monotonic(), breaker.state == "closed"
         state = breaker.note(now, has_failed=has_failed)
         if state is None:
             return None
         OPENED.inc(state == "open")
         OPEN.set(sum(each.state != "closed" for each in self._breakers.values()))
-        return BreakerChange(host, state, breaker.wait_s(now))
+        reason = _reason(breaker, answer, was_closed=was_closed) if state == "open" else None
+        return BreakerChange(host, state, breaker.wait_s(now), reason)
 
     def hang_up(self, host: str) -> None:
         self._lanes.hang_up(host)
@@ -130,6 +132,14 @@ class Gate:
         if len(self._breakers) >= BREAKERS_MAX:
             self._breakers = {host: each for host, each in self._breakers.items() if each.state != "closed"}
         return self._breakers.setdefault(host, Breaker())
+
+
+def _reason(breaker: Breaker, answer: Answer, *, was_closed: bool) -> str:
+    """For a person; of the answer its class alone, since other projects call the host too."""
+    error = answer.error or "no answer"
+    if not was_closed:
+        return f"the call that tried it again got no answer ({error})"
+    return f"{breaker.failures} of the last {breaker.calls} calls got no answer (the last: {error})"
 
 
 def _is_failure(answer: Answer) -> bool:

@@ -98,6 +98,7 @@ class Outlet:
             changed_at=now,
             until=until and ceil_to_ms(until),
             replica=self._replica,
+            reason=change.reason,
         )
         await self._publisher.insist(topology.TARGET_EVENT, encode(event))
 

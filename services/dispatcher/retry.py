@@ -9,6 +9,7 @@ from itertools import accumulate
 import msgspec
 
 from libs.common.contracts import AttemptFinished, Call, Task
+from libs.common.host import host_of
 from libs.common.topology import rung_ms
 from services.dispatcher.outcome import Answer, Outcome, judge
 
@@ -94,14 +95,14 @@ class Ladder:
         """The verdict on attempt `task.attempt`, which was due at `due_at` and has just been answered."""
         outcome = judge(call, answer)
         if outcome.kind == "succeeded":
-            return Done(_event(task, answer, outcome, due_at, replica))
+            return Done(_event(task, call, answer, outcome, due_at, replica))
         steps = self._steps(call)
         if outcome.kind == "failed" or task.attempt > len(steps):
             final = Outcome("failed", outcome.error, outcome.detail)
-            return Fail(_event(task, answer, final, due_at, replica))
+            return Fail(_event(task, call, answer, final, due_at, replica))
         wait_ms, delay_s = self._wait(steps[task.attempt - 1], call, answer, now)
         not_before = _whole_ms(now + timedelta(seconds=delay_s))
-        return Retry(_event(task, answer, outcome, due_at, replica, not_before), not_before, wait_ms)
+        return Retry(_event(task, call, answer, outcome, due_at, replica, not_before), not_before, wait_ms)
 
     def _wait(self, step_s: float, call: Call, answer: Answer, now: datetime) -> tuple[int | None, float]:
         asked_s = retry_after_s(answer, now) if call.respect_retry_after else 0.0
@@ -132,7 +133,13 @@ def retry_after_s(answer: Answer, now: datetime) -> float:
 
 
 def _event(
-    task: Task, answer: Answer, outcome: Outcome, due_at: datetime, replica: str, next_at: datetime | None = None
+    task: Task,
+    call: Call,
+    answer: Answer,
+    outcome: Outcome,
+    due_at: datetime,
+    replica: str,
+    next_at: datetime | None = None,
 ) -> AttemptFinished:
     return AttemptFinished(
         id=task.id,
@@ -152,6 +159,7 @@ def _event(
         response_body=answer.body[:RESPONSE_BODY_KEPT],
         replica=replica,
         timing=msgspec.structs.replace(answer.timing, queue_ms=_queue_ms(answer, due_at)),
+        host=host_of(call.url),
     )
 
 

@@ -11,6 +11,7 @@ from libs.common.connection import Link
 from libs.common.consumer import ItemConsumer
 from libs.common.contracts import AskDigest, DigestPage
 from libs.common.digest.render import Letterhead
+from libs.common.heartbeat import Heartbeat
 from libs.common.intake import Intake, decoder
 from libs.common.lifecycle import Worker, run, run_until_stopped
 from libs.common.logs import configure_logs
@@ -19,7 +20,7 @@ from libs.common.publisher import Publisher
 from libs.common.settings import load
 from libs.common.version import VERSION
 from services.mailer.collect import FallbackQueue
-from services.mailer.commands import Commands
+from services.mailer.commands import Commands, Readers
 from services.mailer.outbox import Outbox
 from services.mailer.runs import Runs
 from services.mailer.schedule import Schedule
@@ -29,6 +30,11 @@ from services.mailer.smtp import SmtpServer
 # One mail at a time: a crash repeats at most one, and a mail server is not flooded after an outage.
 MAILS_AT_A_TIME = 1
 COMMANDS_AT_A_TIME = 1
+VITALS = {
+    "waiting": "carillon_mailer_waiting_messages",
+    "waiting_since": "carillon_mailer_waiting_since_timestamp_seconds",
+    "login_refused": "carillon_mailer_login_refused",
+}
 
 
 async def main() -> None:
@@ -45,7 +51,7 @@ async def main() -> None:
     fallback, replier = FallbackQueue(publisher, clock, settings.routes), Replier()
     runs = Runs(fallback, Schedule(settings.digest_cron, settings.digest_timezone), clock)
     asked = Intake(topology.MAILER_COMMANDS, asked_decoder(AskDigest), publisher, prefetch=COMMANDS_AT_A_TIME)
-    commands = Commands(runs, fallback, replier)
+    commands = Commands(runs, fallback, replier, Readers(settings.digest_to, settings.routes))
 
     server = SmtpServer.from_url(settings.smtp_url.get_secret_value())
     letterhead = Letterhead(settings.digest_from, settings.digest_to, settings.public_url)
@@ -68,6 +74,7 @@ async def main() -> None:
             publishing,
             consuming,
             runs,
+            Heartbeat("mailer", settings.replica, publisher, clock, VITALS),
             ItemConsumer(pages, outbox.handle, asyncio.Semaphore(MAILS_AT_A_TIME)),
             ItemConsumer(asked, commands.handle, asyncio.Semaphore(COMMANDS_AT_A_TIME)),
         ]

@@ -1,7 +1,7 @@
 """A digest now, or how things stand: asked over carillon.mailer, answered to the asker."""
 
 import asyncio
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import structlog
 
@@ -13,13 +13,21 @@ from services.mailer.runs import Runs
 log = structlog.get_logger(__name__)
 
 
+class Readers(NamedTuple):
+    """Who gets the digest, and who a project's part instead."""
+
+    to: tuple[str, ...]
+    to_projects: dict[str, tuple[str, ...]]
+
+
 class Commands:
     """The handler of mailer.commands. Who hears nothing asks again; a second digest has what is left, or nothing."""
 
-    def __init__(self, runs: Runs, fallback: FallbackQueue, replier: Replier) -> None:
+    def __init__(self, runs: Runs, fallback: FallbackQueue, replier: Replier, readers: Readers) -> None:
         self._runs = runs
         self._fallback = fallback
         self._replier = replier
+        self._readers = readers
 
     async def handle(self, asked: Asked[AskDigest]) -> None:
         try:
@@ -45,4 +53,6 @@ class Commands:
             pages=collected.pages,
             next_at=self._runs.next_at,
             last_at=last.collected_at if last else None,
+            to=self._readers.to,
+            to_projects=self._readers.to_projects,
         )

@@ -9,6 +9,7 @@ from libs.common.clock import SystemClock
 from libs.common.connection import Link
 from libs.common.consumer import BatchConsumer, ItemConsumer
 from libs.common.contracts import CreateTask, ReturnTask, SchedulerCommand
+from libs.common.heartbeat import Heartbeat
 from libs.common.intake import Intake, decoder
 from libs.common.lifecycle import Worker, run, run_until_stopped
 from libs.common.logs import configure_logs
@@ -39,6 +40,11 @@ from services.scheduler.vitals import VitalSigns
 PREFETCH = 16
 # Consumers of creates and returns, four commands, the loops (alarm two, sweep, timetable, replicas), probes: with room.
 POSTGRES_CONNECTIONS = 16
+VITALS = {
+    "waiting": "carillon_scheduler_waiting_tasks",
+    "overdue": "carillon_scheduler_overdue_tasks",
+    "overdue_oldest_s": "carillon_scheduler_overdue_oldest_seconds",
+}
 
 
 async def main() -> None:
@@ -109,6 +115,7 @@ async def _workers(
         timetable,
         Sweeper(store, firing),
         VitalSigns(store, schedules),
+        Heartbeat("scheduler", settings.replica, publisher, clock, VITALS),
     ]
 
 

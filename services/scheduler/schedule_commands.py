@@ -64,8 +64,8 @@ class ScheduleCommands:
 
     async def handle(self, asked: Asked[ScheduleCommand]) -> None:
         match asked.command:
-            case ListSchedules(project=project, after=after, limit=limit):
-                held = await until_available(lambda: self._store.listed(project, after, limit))
+            case ListSchedules(project=project, after=after, limit=limit, with_times=times):
+                held = await until_available(lambda: self._store.listed(project, after, limit, with_times=times))
                 await self._replier.reply(asked, ScheduleList(held=tuple(held)))
             case PutSchedule() | ChangeSchedule():
                 answer = await self._changed(asked.command)
@@ -119,6 +119,8 @@ def put(command: PutSchedule, id_: UUID) -> Decide:
     def decide(held: HeldSchedule | None, now: datetime) -> Change | None:
         if held is not None and held.schedule == command.schedule:
             return None
+        if command.revision is not None and command.revision != (held.revision if held else 0):
+            return None  # somebody else was here since the asker looked
         created_at = now if held is None else held.created_at
         is_paused = held is not None and held.status == "paused"
         fresh = HeldSchedule(

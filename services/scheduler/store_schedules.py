@@ -46,8 +46,11 @@ _ADVANCE = """
 _LIST = f"""
     SELECT {_FIELDS} FROM schedule WHERE project = $1 AND name > $2 AND status <> 'deleted' ORDER BY name LIMIT $3
 """  # noqa: S608  our own words
+_LIST_TIMES = _LIST.replace(_FIELDS, f"{_FIELDS}, schedule")
 _FORGET = "DELETE FROM schedule WHERE status = 'deleted' AND changed_at < clock_timestamp() - $1 * interval '1 day'"
 _COUNT = "SELECT status, count(*) FROM schedule WHERE status <> 'deleted' GROUP BY status"
+
+_NO_CALL = msgspec.Raw(b"null")
 
 decode_schedule = msgspec.json.Decoder(Schedule).decode
 
@@ -116,10 +119,11 @@ class ScheduleStore:
             row = await connection.fetchrow(_LOCKED.removesuffix(" FOR UPDATE"), id_)
             return None if row is None or row["status"] == "deleted" else _held(row)
 
-    async def listed(self, project: str, after: str, limit: int) -> list[HeldSchedule]:
-        """By name, without their `schedule`."""
+    async def listed(self, project: str, after: str, limit: int, *, with_times: bool = False) -> list[HeldSchedule]:
+        """By name, without their `schedule`, or with what of it says when it comes."""
         async with self._postgres.acquire() as connection:
-            return [HeldSchedule(**row) for row in await connection.fetch(_LIST, project, after, limit)]
+            rows = await connection.fetch(_LIST_TIMES if with_times else _LIST, project, after, limit)
+        return [_timed(row) if with_times else _bare(row) for row in rows]
 
     async def emit_due(self, emit: Emit) -> bool:
         """Hand the schedules that come within `LEAD` to `emit`, which says when those next come that it could emit.
@@ -147,6 +151,14 @@ class ScheduleStore:
 def _held(row: asyncpg.Record) -> HeldSchedule:
     schedule = decode_schedule(row["schedule"]) if row["schedule"] else None
     return msgspec.structs.replace(_bare(row), schedule=schedule)
+
+
+def _timed(row: asyncpg.Record) -> HeldSchedule:
+    held = _held(row)
+    if held.schedule is None:
+        return held
+    times = msgspec.structs.replace(held.schedule, labels={}, call=_NO_CALL)
+    return msgspec.structs.replace(held, schedule=times)
 
 
 def _bare(row: asyncpg.Record) -> HeldSchedule:

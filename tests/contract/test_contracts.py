@@ -88,10 +88,10 @@ DEFAULTS: dict[type[msgspec.Struct], dict[str, object]] = {
     TYPES["CancelTask.1"]: {"generation": 1},
     TYPES["RescheduleTask.1"]: {"due_at": None},
     TYPES["TaskAnswer.1"]: {"generation": None, "due_at": None},
-    TYPES["PutSchedule.1"]: {},
+    TYPES["PutSchedule.1"]: {"revision": None},
     TYPES["ChangeSchedule.1"]: {},
     TYPES["ScheduleAnswer.1"]: {"held": None, "task_id": None, "detail": None},
-    TYPES["ListSchedules.1"]: {"after": "", "limit": 100},
+    TYPES["ListSchedules.1"]: {"after": "", "limit": 100, "with_times": False},
     TYPES["ScheduleList.1"]: {},
     TargetRule: {"is_paused": False, "per_s": None, "burst": 1},
     SigningRule: {"previous_until": None},
@@ -99,7 +99,7 @@ DEFAULTS: dict[type[msgspec.Struct], dict[str, object]] = {
     TYPES["SetControl.1"]: {"targets": (), "signing": (), "is_all": False},
     TYPES["ControlAnswer.1"]: {},
     TYPES["CancelAnswer.1"]: {},
-    TYPES["TargetChanged.1"]: {"until": None},
+    TYPES["TargetChanged.1"]: {"until": None, "reason": None},
     TYPES["TaskDue.1"]: {"late_because": None, "rung_ms": None},
     TYPES["TaskAccepted.1"]: {},
     TYPES["TaskConflict.1"]: {},
@@ -112,7 +112,9 @@ DEFAULTS: dict[type[msgspec.Struct], dict[str, object]] = {
         "response_body": b"",
         "replica": "",
         "timing": None,
+        "host": "",
     },
+    TYPES["ServiceSeen.1"]: {"vitals": {}, "is_last": False},
     TYPES["TaskFinished.1"]: {"reason": None},
     TYPES["TaskParked.1"]: {},
     TYPES["FailedTask.1"]: {"status_code": None, "error": None, "error_detail": None, "labels": {}},
@@ -133,7 +135,7 @@ DEFAULTS: dict[type[msgspec.Struct], dict[str, object]] = {
     NoticeTally: {},
     TYPES["LastDigest.1"]: {"causes": ()},
     TYPES["AskDigest.1"]: {},
-    TYPES["DigestAnswer.1"]: {"pages": 0, "last_at": None},
+    TYPES["DigestAnswer.1"]: {"pages": 0, "last_at": None, "to": (), "to_projects": {}},
 }
 
 
@@ -158,7 +160,8 @@ def with_unknown_fields(value: Any) -> Any:
         return [with_unknown_fields(each) for each in value]
     if not isinstance(value, dict):
         return value
-    changed = {key: child if key == "labels" else with_unknown_fields(child) for key, child in value.items()}
+    are_maps = ("labels", "vitals", "to_projects")
+    changed = {key: child if key in are_maps else with_unknown_fields(child) for key, child in value.items()}
     return changed | {"a-field-of-tomorrow": {"nested": [1, None]}}
 
 

@@ -3,7 +3,7 @@ from uuid import RFC_4122, UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libs.common.ids import derived_id, new_id
+from libs.common.ids import callback_id, derived_id, new_id
 
 any_text = st.text(st.characters())  # lone surrogates too
 
@@ -40,3 +40,9 @@ def test_the_border_between_parts_counts() -> None:
 
 def test_a_key_with_a_lone_surrogate_has_an_id_of_its_own() -> None:
     assert derived_id("a", "\udc80") != derived_id("a", "\udc81")
+
+
+def test_the_task_of_a_callback_has_the_same_id_in_every_service_and_release() -> None:
+    made = callback_id("default", UUID(int=7), 2, "failed")
+    assert made == derived_id("default", "callback", str(UUID(int=7)), "2", "failed")
+    assert str(made) == "9a3be992-d7a7-8dab-b507-befde55e1525"

@@ -151,6 +151,7 @@ def test_a_service_may_write_where_its_code_publishes_and_nowhere_else(service: 
     needed = {value.exchange for value in values if isinstance(value, Route)}
     needed |= {topology.REPUBLISH[queue].exchange for queue in secrets.consumed(service) if queue in topology.REPUBLISH}
     needed.add(topology.PARKING_EXCHANGE)  # by libs/common/intake.py
+    needed.add(topology.REPLICA_SEEN.exchange)  # by libs/common/heartbeat.py
     allowed = secrets.permissions(service)["write"]
     exchanges = {exchange.name for exchange in TABLE.exchanges}
     assert {name for name in exchanges if re.search(allowed, name)} == needed

@@ -16,8 +16,8 @@ ROUTES = [
 EXCHANGES = {exchange.name: exchange for exchange in TABLE.exchanges}
 QUEUES = {queue.name: queue for queue in TABLE.queues}
 RUNGS = [queue for queue in TABLE.queues if "x-message-ttl" in queue.arguments]
-KEPT = (topology.PARKING, topology.MAILER_MEMORY)
-"""What stands in them leaves by a person or a newer message, never by a limit."""
+KEPT = (topology.PARKING, topology.MAILER_MEMORY, topology.INGEST_REPLICAS)
+"""What stands in them goes nowhere else: it leaves by a person or, of the last two, for something newer."""
 WORK = [queue for queue in TABLE.queues if queue not in RUNGS and queue.name not in KEPT]
 
 

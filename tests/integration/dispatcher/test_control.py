@@ -258,6 +258,7 @@ async def test_a_breaker_that_opens_is_told_of_and_puts_the_rest_off(
     [opened] = [item for item in events.items if item["type"] == "TargetChanged.1"]
     assert (opened["host"], opened["state"], opened["replica"]) == ("127.0.0.1", "open", "one")
     assert opened["until"] > opened["changed_at"]
+    assert opened["reason"].startswith("20 of the last 20 calls got no answer (the last: ")
 
 
 async def _is_empty(amqp: AbstractConnection) -> bool:

@@ -85,8 +85,11 @@ class Replica:
         assert isinstance(answer, ScheduleAnswer)
         return answer
 
-    async def lists(self, project: str = "acme", after: str = "", limit: int = 100) -> ScheduleList:
-        answer = await self._answer(ListSchedules(project=project, after=after, limit=limit))
+    async def lists(
+        self, project: str = "acme", after: str = "", limit: int = 100, *, with_times: bool = False
+    ) -> ScheduleList:
+        command = ListSchedules(project=project, after=after, limit=limit, with_times=with_times)
+        answer = await self._answer(command)
         assert isinstance(answer, ScheduleList)
         return answer
 

@@ -110,6 +110,41 @@ async def test_a_replacement_is_a_new_revision_and_keeps_the_beat_of_the_interva
     assert second.changed_at >= first.changed_at
 
 
+@pytest.mark.parametrize("revision", [0, 1, 3])
+async def test_a_replacement_of_another_revision_than_it_says_changes_nothing(replica: Replica, revision: int) -> None:
+    await replica.asks(a_put(HOURLY))
+    second = await replica.asks(a_put(a_schedule(every="2h")))
+    command = msgspec.structs.replace(a_put(a_schedule(every="3h")), revision=revision)
+    answer = await replica.asks(command)
+    assert (answer.result, answer.held) == ("done", second.held)
+    assert held_of(await replica.asks(a_change("show"))) == second.held
+
+
+async def test_a_replacement_of_the_revision_that_it_says_is_made(replica: Replica) -> None:
+    held_of(await replica.asks(a_put(HOURLY)))
+    command = msgspec.structs.replace(a_put(a_schedule(every="3h")), revision=1)
+    assert held_of(await replica.asks(command)).schedule == command.schedule
+
+
+async def test_what_is_said_again_unchanged_needs_no_revision(replica: Replica) -> None:
+    first = await replica.asks(a_put(HOURLY))
+    again = await replica.asks(msgspec.structs.replace(a_put(HOURLY), revision=7))
+    assert again.held == first.held
+
+
+async def test_a_revision_of_nothing_creates_only_where_there_is_none(replica: Replica, tables: Tables) -> None:
+    refused = await replica.asks(msgspec.structs.replace(a_put(HOURLY), revision=4))
+    assert (refused.result, refused.held) == ("unknown", None)
+    assert await statuses(tables) == []
+    created = held_of(await replica.asks(msgspec.structs.replace(a_put(HOURLY), revision=0)))
+    assert (created.revision, created.schedule) == (1, HOURLY)
+    await replica.asks(a_change("delete"))
+    gone = await replica.asks(msgspec.structs.replace(a_put(HOURLY), revision=1))
+    assert (gone.result, gone.held) == ("unknown", None)
+    anew = held_of(await replica.asks(msgspec.structs.replace(a_put(HOURLY), revision=0)))
+    assert (anew.revision, anew.schedule) == (3, HOURLY)
+
+
 async def test_a_replacement_of_a_paused_schedule_stays_paused(replica: Replica) -> None:
     await replica.asks(a_put(HOURLY))
     await replica.asks(a_change("pause"))
@@ -481,6 +516,18 @@ async def test_a_list_comes_in_pages_by_name_without_the_calls(replica: Replica,
         after = page[-1].name
     assert pages == [["a", "b"], ["d", "e"]]
     assert await replica.store.counts() == {"active": 8, "paused": 1}
+
+
+async def test_a_list_with_times_says_when_each_comes_and_still_not_what_is_called(replica: Replica) -> None:
+    call = msgspec.Raw(encode(Call(url="https://example.org/secret", body=b"x" * 1000)))
+    schedule = a_schedule(cron="30 2 * * *", timezone="Europe/Paris", catch_up="all", labels={"a": "b"}, call=call)
+    await replica.asks(a_put(schedule))
+    await replica.asks(a_put(HOURLY, "gong"))
+    await replica.asks(a_change("delete", "gong"))
+    [held] = (await replica.lists(with_times=True)).held
+    assert held.schedule == msgspec.structs.replace(schedule, labels={}, call=msgspec.Raw(b"null"))
+    assert held.next_at is not None
+    assert b"secret" not in encode(held)
 
 
 # --- schedules that cannot be read any more

@@ -127,7 +127,8 @@ async def test_a_busy_host_puts_off_until_its_turn_is_likely() -> None:
 async def test_a_host_that_does_not_answer_is_put_off_and_others_are_not(error: Any) -> None:
     bench = Bench()
     assert await bench.called(None, CALLS_MIN - 1, error) is None
-    assert await bench.called(None, 1, error) == BreakerChange(HOST, "open", OPEN_FIRST_S)
+    reason = f"{CALLS_MIN} of the last {CALLS_MIN} calls got no answer (the last: {error})"
+    assert await bench.called(None, 1, error) == BreakerChange(HOST, "open", OPEN_FIRST_S, reason)
     later = await bench.enter()
     assert later is not None
     assert later.reason == "breaker"
@@ -148,6 +149,14 @@ async def test_a_host_that_is_back_is_told_of_and_called() -> None:
     bench.clock.ahead = timedelta(seconds=OPEN_FIRST_S)
     assert await bench.called(200) == BreakerChange(HOST, "closed", 0)
     assert await bench.enter() is None
+
+
+async def test_a_host_that_is_tried_in_vain_is_told_of_with_what_that_call_met() -> None:
+    bench = Bench()
+    await bench.called(None, CALLS_MIN, "timeout")
+    bench.clock.ahead = timedelta(seconds=OPEN_FIRST_S)
+    reason = "the call that tried it again got no answer (connect)"
+    assert await bench.called(None, 1, "connect") == BreakerChange(HOST, "open", 2 * OPEN_FIRST_S, reason)
 
 
 async def test_after_ten_minutes_of_breakers_the_call_is_made_all_the_same() -> None:
