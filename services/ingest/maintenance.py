@@ -16,6 +16,8 @@ DAYS_AHEAD = 7
 EVERY_S = 3600.0
 # Between two batches of deletes, so that they never crowd out the projection.
 BREATH_S = 0.1
+# Calls by the minute: what the console draws minute by minute is of the last day.
+MINUTES_KEPT_DAYS = 8
 
 PARTITIONS_MADE = Gauge(
     "carillon_ingest_partitions_made_timestamp_seconds",
@@ -69,6 +71,8 @@ class Maintenance:
         now = self._clock.now()
         await self._store.drop_attempts(self.keep_from(now.date()))
         await self._store.forget_bulks(now - timedelta(days=self._retention_days))
+        days = min(MINUTES_KEPT_DAYS, self._retention_days)
+        await self._store.forget_calls(now - timedelta(days=days), now - timedelta(days=self._retention_days))
         deleted, batch = 0, DELETE_BATCH
         while batch == DELETE_BATCH and not stopping.is_set():
             batch = await self._store.forget_tasks(now - timedelta(days=self._retention_days))

@@ -62,7 +62,8 @@ def attempt_row(event: AttemptFinished) -> tuple[object, ...]:
 
 
 def target_row(event: TargetChanged) -> tuple[object, ...]:
-    return (storable(event.host), storable(event.replica), event.state, event.changed_at, event.until)
+    told = (storable(event.host), storable(event.replica), event.state, event.changed_at, event.until)
+    return (*told, event.reason and storable(event.reason))
 
 
 def _accepted(task: Task | None) -> tuple[object, ...]:

@@ -15,8 +15,15 @@ from libs.common.contracts import AttemptFinished, TargetChanged
 from libs.common.lifecycle import Fatal
 from libs.common.partitions import drop_days, ensure_days
 from libs.common.postgres import Postgres
-from services.ingest.projection import GENERATION_SHIFT, TaskHistory, attempt_generation_of, generation_of
+from services.ingest.projection import (
+    GENERATION_SHIFT,
+    TaskHistory,
+    attempt_generation_of,
+    generation_of,
+    storable,
+)
 from services.ingest.rows import attempt_row, day_of, target_row, task_row
+from services.ingest.store_calls import add_calls, counted, forget_calls
 from services.ingest.stored import LastAttempt, ParkedMessage, StoredAttempt, StoredTask
 
 ATTEMPTS_READ_MAX = 1_000
@@ -72,13 +79,15 @@ _ADD_ATTEMPTS = """
     WHERE NOT EXISTS (SELECT FROM task WHERE task.id = told.task_id AND task.purged_generation > 0
                           AND task.purged_generation >= told.generation)
     ORDER BY 1, 2, 3
-    ON CONFLICT DO NOTHING
+    ON CONFLICT DO NOTHING RETURNING task_id, generation, attempt
 """
 _TELL_TARGETS = """
-    INSERT INTO target (host, replica, state, changed_at, open_until)
-    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[]) ORDER BY 1, 2
+    INSERT INTO target (host, replica, state, changed_at, open_until, reason)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::text[])
+    ORDER BY 1, 2
     ON CONFLICT (host, replica) DO UPDATE
-        SET state = excluded.state, changed_at = excluded.changed_at, open_until = excluded.open_until
+        SET state = excluded.state, changed_at = excluded.changed_at, open_until = excluded.open_until,
+            reason = excluded.reason
         WHERE excluded.changed_at > target.changed_at
 """
 TASK_COLUMNS = """
@@ -98,11 +107,16 @@ _PARK = """
     INSERT INTO parked (message_id, parked_at, origin, cause, crashes, headers, body, project, task_id)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING
 """
+_CHANGE = """
+    INSERT INTO change (project, number) SELECT project, 1 FROM unnest($1::text[]) AS told (project) ORDER BY 1
+    ON CONFLICT (project) DO UPDATE SET number = change.number + 1
+"""
 _FORGET = """
     DELETE FROM task WHERE id IN (
         SELECT id FROM task WHERE finished_at < $1 ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED)
 """
 _FORGET_BULKS = "DELETE FROM bulk WHERE finished_at < $1"
+_FORGET_CLEARINGS = "DELETE FROM clearing WHERE finished_at < $1"
 
 
 class Store:
@@ -183,9 +197,15 @@ class Store:
         return int(status.rpartition(" ")[2])
 
     async def forget_bulks(self, finished_before: datetime) -> None:
-        """The commands for many tasks that were carried out before."""
+        """The commands for many tasks, and for many parked messages, that were carried out before."""
         async with self._postgres.acquire() as connection:
             await connection.execute(_FORGET_BULKS, finished_before)
+            await connection.execute(_FORGET_CLEARINGS, finished_before)
+
+    async def forget_calls(self, minutes_before: datetime, hours_before: datetime) -> None:
+        """What was counted by the minute and by the hour before."""
+        async with self._postgres.acquire() as connection:
+            await forget_calls(connection, minutes_before, hours_before)
 
     async def _save(
         self, tasks: Sequence[TaskHistory], attempts: Sequence[AttemptFinished], targets: Sequence[TargetChanged]
@@ -193,10 +213,13 @@ class Store:
         async with self._postgres.acquire() as connection, connection.transaction():
             if tasks:
                 await connection.execute(_MERGE, *zip(*map(task_row, tasks), strict=True))
-            if attempts:
-                await connection.execute(_ADD_ATTEMPTS, *zip(*map(attempt_row, attempts), strict=True))
             if targets:
                 await connection.execute(_TELL_TARGETS, *zip(*map(target_row, targets), strict=True))
+            if attempts:
+                added = await connection.fetch(_ADD_ATTEMPTS, *zip(*map(attempt_row, attempts), strict=True))
+                await add_calls(connection, counted(attempts, added))
+            if tasks:  # last, as the counts: whoever tells of the same project waits from here to the commit
+                await connection.execute(_CHANGE, sorted({storable(history.project) for history in tasks}))
 
 
 def stored_task(record: asyncpg.Record) -> StoredTask:
