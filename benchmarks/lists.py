@@ -65,6 +65,8 @@ def filters(now: datetime) -> dict[str, TaskFilter]:
         "url, nobody": TaskFilter(url_prefix="https://nobody.example.com/"),
         "url, 1 of 1,000": TaskFilter(url_prefix="https://host3.example.com/hooks/503/"),
         "url, 1 of 20": TaskFilter(url_prefix="https://host3.example.com/"),
+        "host, 1 of 20": TaskFilter(host="host3.example.com"),
+        "host, nobody": TaskFilter(host="nobody.example.com"),
         "due within an hour": TaskFilter(due_from=now, due_to=now + hour),
         "due yesterday": TaskFilter(due_from=now - 2 * day, due_to=now - day),
         "due an hour last week": TaskFilter(due_from=now - 7 * day, due_to=now - 7 * day + hour),

@@ -113,14 +113,20 @@ class TaskFilter(TypedDict, total=False):
     status: str | Sequence[str]
     labels: Mapping[str, str]
     url_prefix: str
+    host: str
     due_from: Moment
     due_to: Moment
     created_from: Moment
     created_to: Moment
+    ended_from: Moment
+    ended_to: Moment
     schedule: str
 
 
-_MOMENTS = ("due_at", "expires_at", "start_at", "end_at", "due_from", "due_to", "created_from", "created_to")
+_MOMENTS = (
+    "due_at", "expires_at", "start_at", "end_at", "due_from", "due_to", "created_from", "created_to", "ended_from",
+    "ended_to",
+)  # fmt: skip
 
 
 def wire(fields: Mapping[str, Any]) -> dict[str, Any]:

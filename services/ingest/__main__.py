@@ -10,7 +10,6 @@ from libs.common.asking import Asker
 from libs.common.clock import Clock, SystemClock
 from libs.common.connection import Link
 from libs.common.contracts import Answer
-from libs.common.egress import EgressRules
 from libs.common.heartbeat import Heartbeat
 from libs.common.lifecycle import Worker, run, run_until_stopped
 from libs.common.logs import configure_logs
@@ -129,7 +128,7 @@ def _app(
     console: Console,
     tracer: Tracer | None,
 ) -> web.Application:
-    rules, egress = _legacy_rules(settings), _egress(settings)
+    rules, egress = _legacy_rules(settings), settings.egress()
     postgres, publisher, commands, clock = parts.postgres, parts.publisher, parts.commands, parts.clock
     store = Store(postgres)
     tasks = TaskCommands(commands, publisher, store, clock)
@@ -182,18 +181,13 @@ def _list_door(settings: IngestSettings, redis: Redis, publisher: Publisher, clo
     project, key = settings.legacy_project, settings.intake_key
     if project is None or key is None:
         return None
-    reader = EntryReader(project, _legacy_rules(settings), _egress(settings), settings.body_bytes_max)
+    reader = EntryReader(project, _legacy_rules(settings), settings.egress(), settings.body_bytes_max)
     return ListDoor(ListStore(redis, key, settings.replica), reader, publisher, clock)
 
 
 def _legacy_rules(settings: IngestSettings) -> LegacyRules:
     is_json_success = settings.legacy_success == "json"
     return LegacyRules(settings.legacy_project, settings.legacy_past_delay_s, is_json_success)
-
-
-def _egress(settings: IngestSettings) -> EgressRules:
-    servers = (settings.amqp_url, settings.postgres_url, settings.redis_url)
-    return settings.egress_rules(*servers, own_ports=[settings.admin_port])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """`POST /v1/tasks/cancel`, `/redrive` and `/purge` for all tasks that a filter lets through; `GET /v1/bulk/{id}`."""
 
-import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Protocol
@@ -11,23 +10,16 @@ import structlog
 from aiohttp import web
 
 from libs.common.clock import Clock, format_utc
-from libs.common.ids import new_id
-from services.ingest.bulk import BY_DEFAULT, OF_ACTION, start
-from services.ingest.creation import this_millisecond
-from services.ingest.cursor import Place
+from services.ingest.bulk import OF_ACTION
+from services.ingest.bulk_command import BulkCommands, FindsPlaces, for_action
 from services.ingest.endpoint import JSON, Endpoint, caller_of, json_response
 from services.ingest.problems import FieldError, invalid, not_found
 from services.ingest.requests import field_error, json_body, names_of, read_json
 from services.ingest.store_bulk import Action, Bulk
-from services.ingest.store_filter import Asked
-from services.ingest.store_lists import Page
 from services.ingest.store_purge import Purged
 from services.ingest.task_filter import FilterFields, TaskFilter, read_filter, split_labels
 
 PURGE_IDS_MAX = 1_000
-COUNT_MAX = 100_000
-COUNT_S = 2.0
-_COUNT_AT_A_TIME = 5_000
 
 log = structlog.get_logger(__name__)
 
@@ -97,12 +89,6 @@ class KeepsBulks(Protocol):
     async def show(self, project: str, id_: UUID) -> Bulk | None: ...
 
 
-class FindsPlaces(Protocol):
-    """The part of `Lists` that the door needs."""
-
-    async def places(self, asked: Asked, before: Place, limit: int) -> Page: ...
-
-
 class Purges(Protocol):
     """`PurgeStore`."""
 
@@ -114,9 +100,8 @@ class Purges(Protocol):
 class BulkDoor:
     def __init__(self, bulks: KeepsBulks, lists: FindsPlaces, purges: Purges, clock: Clock) -> None:
         self._bulks = bulks
-        self._lists = lists
+        self._commands = BulkCommands(bulks, lists, clock)
         self._purges = purges
-        self._clock = clock
 
     def endpoints(self) -> list[Endpoint]:
         of_many = (400, 408, 413, 415, 422, 503)
@@ -199,28 +184,11 @@ class BulkDoor:
 
     async def _submit(self, request: web.Request, action: Action, read: _Read) -> web.Response:
         caller, wanted = caller_of(request), _filter(read.filter, action)
-        bulk = Bulk(
-            new_id(), caller.project, action, wanted, 0, False, this_millisecond(self._clock.now()), caller.key_id
-        )
-        matched, is_exact = await self._count(bulk)
-        bulk = bulk._replace(matched=matched, is_exact=is_exact)
+        bulk = await self._commands.prepared(caller.project, caller.key_id, action, wanted)
         if read.dry_run:
             return json_response(_view(bulk, is_dry=True), status=202)
-        await self._bulks.add(bulk)
-        log.info("bulk.submitted", bulk_id=str(bulk.id), action=action, key_id=caller.key_id, matched=matched)
+        await self._commands.submit(bulk)
         return json_response(_view(bulk), status=202, headers={"Location": f"/v1/bulk/{bulk.id}"})
-
-    async def _count(self, bulk: Bulk) -> tuple[int, bool]:
-        """How many match, and whether that is all: counting ends at `COUNT_MAX`, or after `COUNT_S`."""
-        asked, deadline = Asked(bulk.project, bulk.filter, self._clock.now()), time.monotonic() + COUNT_S
-        matched, place = 0, start(bulk)
-        while matched < COUNT_MAX and time.monotonic() < deadline:
-            page = await self._lists.places(asked, place, _COUNT_AT_A_TIME)
-            matched += len(page.places)
-            if page.next is None:
-                return matched, True
-            place = page.next
-        return matched, False
 
 
 async def _read(request: web.Request, names: tuple[str, ...]) -> _Read:
@@ -257,7 +225,7 @@ def _filter(given: dict[str, Any] | None, action: Action) -> TaskFilter:
     ]
     if errors:
         raise invalid([FieldError(f"/filter/{each.pointer}".rstrip("/"), each.code, each.detail) for each in errors])
-    return msgspec.structs.replace(wanted, status=wanted.status or tuple(BY_DEFAULT[action]))
+    return for_action(wanted, action)
 
 
 def _view(bulk: Bulk, *, is_dry: bool = False) -> BulkView:

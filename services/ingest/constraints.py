@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from libs.common import cron, duration
-from services.ingest import control_door, fallback_door, keyring, limits, schedules, target, times
+from services.ingest import fallback_door, keyring, limits, schedules, target, target_rules, times
 from services.ingest.bulk_door import PurgeCommand
 from services.ingest.fallback_door import NewNotice
 from services.ingest.key_door import KeyQuery, KeysQuery, Rotate
@@ -17,7 +17,7 @@ from services.ingest.keyring import NewKey
 from services.ingest.problems import ProblemDocument
 from services.ingest.requests import Callbacks, Expect, LocalTime, NewTask, NewTime, Retry, TaskTemplate
 from services.ingest.schedules import NewPreview, NewSchedule, Times
-from services.ingest.signing_door import RotateSecret
+from services.ingest.signing_secrets import RotateSecret
 
 Schema = dict[str, Any]
 
@@ -156,9 +156,9 @@ KEYWORDS: Mapping[type, Mapping[str, Mapping[str, Schema]]] = {
     KeysQuery: {"project": {"string": PROJECT}},
     Rotate: {"overlap_s": {"number": OVERLAP}},
     RotateSecret: {"overlap_s": {"number": OVERLAP}},
-    control_door.Limit: {
-        "per_s": {"number": {"minimum": control_door.PER_S_MIN, "maximum": control_door.PER_S_MAX}},
-        "burst": {"integer": {"minimum": 1, "maximum": control_door.BURST_MAX}},
+    target_rules.Limit: {
+        "per_s": {"number": {"minimum": target_rules.PER_S_MIN, "maximum": target_rules.PER_S_MAX}},
+        "burst": {"integer": {"minimum": 1, "maximum": target_rules.BURST_MAX}},
     },
     ProblemDocument: {"type": {"string": {"format": "uri-reference"}}, "status": {"integer": {"minimum": 400}}},
 }

@@ -8,30 +8,18 @@ from typing import Annotated, Literal, Protocol
 
 import msgspec
 from aiohttp import web
-from yarl import URL
 
 from libs.common.clock import Clock, format_utc
-from libs.common.host import host_of
-from services.ingest.control import SetsControl, is_confirmed
-from services.ingest.creation import this_millisecond
+from services.ingest.control import SetsControl
 from services.ingest.cursor import seal, unseal
 from services.ingest.endpoint import JSON, Endpoint, caller_of, json_response, next_link
-from services.ingest.problems import FieldError, Problem, invalid, not_found
+from services.ingest.problems import not_found
 from services.ingest.requests import json_body, names_of, read_json, read_query
-from services.ingest.store_control import RULES_MAX, Change, HeldRule
+from services.ingest.store_control import HeldRule
+from services.ingest.target_rules import Limit, SetsRules, TargetRules, checked_host
 
 LIMIT_MAX = 250
-HOST_CHARS_MAX = 261  # a name of 255 and a port
-PER_S_MIN, PER_S_MAX = 0.001, 100_000.0
-BURST_MAX = 100_000
 OF_A_CHANGE = (404, 409, 422, 503)
-
-
-class Limit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`per_s` calls a second, after `burst` at once; null for no limit."""
-
-    per_s: float | None
-    burst: int = 1
 
 
 class TargetsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,7 +35,7 @@ class Breaker(msgspec.Struct, frozen=True):
 
 
 class TargetView(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds for the project's calls to `host`. `changed_by` is the id of a key."""
+    """What holds for the project's calls to `host`. `changed_by`: the id of a key, or who did it in the console."""
 
     host: str
     is_paused: bool
@@ -68,12 +56,8 @@ class TargetList(msgspec.Struct, frozen=True, kw_only=True):
 _read_limit = msgspec.json.Decoder(Limit).decode
 
 
-class KeepsRules(Protocol):
+class KeepsRules(SetsRules, Protocol):
     """The part of `ControlStore` that this needs. All raise PostgresAway."""
-
-    async def pause(self, change: Change, host: str, *, is_paused: bool) -> HeldRule | None: ...
-
-    async def limit(self, change: Change, host: str, per_s: float | None, burst: int) -> HeldRule | None: ...
 
     async def target(self, project: str, host: str) -> HeldRule | None: ...
 
@@ -83,8 +67,7 @@ class KeepsRules(Protocol):
 class TargetDoor:
     def __init__(self, store: KeepsRules, commands: SetsControl, clock: Clock) -> None:
         self._store = store
-        self._commands = commands
-        self._clock = clock
+        self._rules = TargetRules(store, commands, clock)
 
     def endpoints(self) -> list[Endpoint]:
         changed = {200: TargetView, 202: TargetView}
@@ -157,28 +140,28 @@ class TargetDoor:
         return json_response(_view(held))
 
     async def limit(self, request: web.Request) -> web.Response:
-        host = _host(request)
+        caller, host = caller_of(request), _host(request)
         limit = read_json(await json_body(request), _read_limit, names_of(Limit))
-        _check(limit)
-        held = await self._store.limit(self._change(request), host, limit.per_s, limit.burst)
-        return await self._told(held)
+        return _told(*await self._rules.limit(caller.project, caller.key_id, host, limit))
 
     async def pause(self, request: web.Request) -> web.Response:
-        return await self._told(await self._store.pause(self._change(request), _host(request), is_paused=True))
+        return await self._pause(request, is_paused=True)
 
     async def resume(self, request: web.Request) -> web.Response:
-        return await self._told(await self._store.pause(self._change(request), _host(request), is_paused=False))
+        return await self._pause(request, is_paused=False)
 
-    def _change(self, request: web.Request) -> Change:
+    async def _pause(self, request: web.Request, *, is_paused: bool) -> web.Response:
         caller = caller_of(request)
-        return Change(caller.project, caller.key_id, this_millisecond(self._clock.now()))
+        return _told(*await self._rules.pause(caller.project, caller.key_id, _host(request), is_paused=is_paused))
 
-    async def _told(self, held: HeldRule | None) -> web.Response:
-        if held is None:
-            detail = f"Rules are set for {RULES_MAX} hosts of this project already, or for too many of all projects."
-            raise Problem(409, "too_many_targets", f"{detail} Resume, or take the limit off, where none is needed.")
-        is_in_force = await is_confirmed(self._commands, held.rule)
-        return json_response(_view(held), status=200 if is_in_force else 202)
+
+def _host(request: web.Request) -> str:
+    """Raises: Problem (422)."""
+    return checked_host(request.match_info["host"])
+
+
+def _told(held: HeldRule, is_in_force: bool) -> web.Response:
+    return json_response(_view(held), status=200 if is_in_force else 202)
 
 
 def _view(held: HeldRule) -> TargetView:
@@ -192,33 +175,3 @@ def _view(held: HeldRule) -> TargetView:
         changed_at=format_utc(held.changed_at),
         changed_by=held.changed_by,
     )
-
-
-def _check(limit: Limit) -> None:
-    errors = []
-    if limit.per_s is not None and not PER_S_MIN <= limit.per_s <= PER_S_MAX:
-        detail = f"give {PER_S_MIN} to {PER_S_MAX:g} calls a second, or null for no limit; to stop all, pause the host"
-        errors.append(FieldError("/per_s", "out_of_range", detail))
-    if not 1 <= limit.burst <= BURST_MAX:
-        errors.append(FieldError("/burst", "out_of_range", f"give 1 to {BURST_MAX}"))
-    if errors:
-        raise invalid(errors)
-
-
-def _host(request: web.Request) -> str:
-    """As the dispatcher takes it from a URL. Raises: Problem (422)."""
-    text = request.match_info["host"]
-    if not _is_host(text):
-        detail = "is no host; write host or host:port as URLs have it, such as api.example.com or [2001:db8::1]:8080"
-        raise invalid([FieldError("/host", "bad_host", detail)])
-    return text.lower()
-
-
-def _is_host(text: str) -> bool:
-    url = f"http://{text}"
-    if len(text) > HOST_CHARS_MAX or not text.isprintable() or " " in text or "%" in text or "\\" in text:
-        return False
-    try:
-        return host_of(url) == text.lower() and bool(URL(url).host)
-    except ValueError:
-        return False

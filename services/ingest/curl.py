@@ -2,20 +2,22 @@
 
 import base64
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from libs.common.contracts import Call
 
+AsArgument = Callable[[bytes], str | None]
 
-def curl_command(call: Call) -> str:
-    """For a POSIX shell with curl, and base64 when the body is no text."""
+
+def curl_command(call: Call, *, as_argument: AsArgument | None = None) -> str:
+    """For a POSIX shell with curl, and base64 for a body that `as_argument` gives no text of."""
     words = ["curl", "--globoff", "--path-as-is"]  # the URL as it is: no ranges in brackets, no folding of ..
     words += ["--head"] if call.method == "HEAD" else ["--request", call.method]
     for header in _headers(call):
         words += ["--header", header]
     if not call.body:
         return shlex.join([*words, call.url])
-    text = _as_argument(call.body)
+    text = (as_argument or body_argument)(call.body)
     if text is not None:
         return shlex.join([*words, "--data-raw", text, call.url])  # --data would read a file for a leading @
     encoded = base64.b64encode(call.body).decode()
@@ -29,7 +31,7 @@ def _headers(call: Call) -> Iterator[str]:
         yield "Content-Type:"  # else curl calls it a form
 
 
-def _as_argument(body: bytes) -> str | None:
+def body_argument(body: bytes) -> str | None:
     """None when no argument of a process can hold it."""
     try:
         text = body.decode()

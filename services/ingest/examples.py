@@ -5,7 +5,6 @@ from typing import Any
 
 from services.ingest.batch_door import NewBatch
 from services.ingest.bulk_door import BulkCommand, PurgeCommand
-from services.ingest.control_door import Limit
 from services.ingest.fallback_door import NewNotice
 from services.ingest.key_door import Rotate
 from services.ingest.keyring import NewKey
@@ -13,7 +12,8 @@ from services.ingest.legacy_door import LegacyForm
 from services.ingest.parked_door import DropParked
 from services.ingest.requests import NewTask, NewTime
 from services.ingest.schedules import NewPreview, NewSchedule
-from services.ingest.signing_door import RotateSecret
+from services.ingest.signing_secrets import RotateSecret
+from services.ingest.target_rules import Limit
 
 EXAMPLES: Mapping[type, Any] = {
     NewTask: {"url": "https://example.com/remind", "delay": "90s", "body": {"order": 42}},

@@ -1,4 +1,4 @@
-"""`GET /v1/tasks/{id}/explain`: gathers what is known of a task, and says it."""
+"""`GET /v1/tasks/{id}/explain`."""
 
 from typing import Protocol
 from uuid import UUID
@@ -6,13 +6,10 @@ from uuid import UUID
 from aiohttp import web
 
 from libs.common.clock import Clock
-from libs.common.contracts import Call, decode_call
-from libs.common.host import host_of
 from services.ingest.endpoint import Endpoint, caller_of, json_response
-from services.ingest.explain import explain
-from services.ingest.explanation import Explanation, Facts, OpenBreaker, Rule
+from services.ingest.explanation import Explanation
+from services.ingest.inquiry import Inquiry, KnowsObstacles
 from services.ingest.lookup import found
-from services.ingest.projection import FINAL
 from services.ingest.stored import StoredAttempt, StoredTask
 
 
@@ -24,17 +21,10 @@ class Remembers(Protocol):
     async def attempts(self, id_: UUID) -> list[StoredAttempt]: ...
 
 
-class KnowsObstacles(Protocol):
-    """`ObstacleStore`."""
-
-    async def obstacles(self, project: str, host: str) -> tuple[Rule | None, list[OpenBreaker]]: ...
-
-
 class ExplainDoor:
     def __init__(self, history: Remembers, targets: KnowsObstacles, clock: Clock) -> None:
         self._history = history
-        self._targets = targets
-        self._clock = clock
+        self._inquiry = Inquiry(targets, clock)
 
     def endpoints(self) -> list[Endpoint]:
         return [
@@ -51,14 +41,6 @@ class ExplainDoor:
 
     async def explain(self, request: web.Request) -> web.Response:
         task = await found(self._history, caller_of(request).project, request.match_info["id"])
-        return json_response(explain(await self._facts(task), self._clock.now()))
-
-    async def _facts(self, task: StoredTask) -> Facts:
-        call = decode_call(task.call) if task.has_payload else Call(url="")
-        host = host_of(call.url)
         attempts = await self._history.attempts(task.id) if task.last_attempt else []
         last = next((each for each in reversed(attempts) if each.generation == task.generation), None)
-        if task.state in FINAL:
-            return Facts(task, call, host, last=last)
-        rule, breakers = await self._targets.obstacles(task.project, host)
-        return Facts(task, call, host, rule, breakers, last)
+        return json_response(await self._inquiry.explanation(task, last))

@@ -13,11 +13,11 @@ from libs.common.ids import derived_id, new_id
 from libs.common.topology import FALLBACK_ENTRY
 from services.ingest.bodies import whole
 from services.ingest.creation import this_millisecond
+from services.ingest.creator import Publishes
 from services.ingest.endpoint import JSON, Endpoint, caller_of, json_response
 from services.ingest.idempotency import idempotency_key
 from services.ingest.problems import FieldError, invalid, malformed, unsupported_media_type
 from services.ingest.requests import names_of, read_json
-from services.ingest.task_door import Publishes
 
 DEFAULT_SUBJECT = "Fallback"
 DEFAULT_MESSAGE = "A request has been sent via fallback API"

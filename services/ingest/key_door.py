@@ -11,7 +11,7 @@ from libs.common.clock import Clock, format_utc
 from services.ingest.auth import BOOTSTRAP_KEY_ID, Caller
 from services.ingest.cursor import seal, unseal
 from services.ingest.endpoint import JSON, Endpoint, caller_of, json_response, next_link
-from services.ingest.keyring import OVERLAP_S, Keyring, NewKey, project_error
+from services.ingest.keyring import OVERLAP_S, Keyring, NewKey, project_error, status_of
 from services.ingest.problems import Problem, bad_query, invalid, not_found
 from services.ingest.requests import json_body, names_of, optional_json_body, read_json, read_query
 from services.ingest.store_keys import StoredKey
@@ -179,7 +179,7 @@ def _view(key: StoredKey, now: datetime) -> KeyView:
         project=key.project,
         name=key.name,
         scopes=key.scopes,
-        status=_status(key, now),
+        status=status_of(key, now),
         per_s=key.per_s,
         burst=key.burst,
         created_at=format_utc(key.created_at),
@@ -188,12 +188,6 @@ def _view(key: StoredKey, now: datetime) -> KeyView:
         replaced_by=key.replaced_by,
         last_used_at=_time(key.last_used_at),
     )
-
-
-def _status(key: StoredKey, now: datetime) -> Literal["active", "expired", "revoked"]:
-    if key.revoked_at is not None:
-        return "revoked"
-    return "expired" if key.expires_at is not None and key.expires_at <= now else "active"
 
 
 def _time(moment: datetime | None) -> str | None:

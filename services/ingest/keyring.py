@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Literal, Protocol
 from uuid import UUID
 
 import msgspec
@@ -130,6 +130,12 @@ def project_error(project: str, pointer: str = "/project") -> FieldError | None:
     if PROJECT.fullmatch(project):
         return None
     return FieldError(pointer, "bad_name", "is no name of a project; write 1 to 64 of a-z, 0-9, - and _")
+
+
+def status_of(key: StoredKey, now: datetime) -> Literal["active", "expired", "revoked"]:
+    if key.revoked_at is not None:
+        return "revoked"
+    return "expired" if key.expires_at is not None and key.expires_at <= now else "active"
 
 
 def _errors(new: NewKey, now: datetime) -> Iterator[FieldError]:

@@ -22,10 +22,10 @@ from libs.common.topology import CREATE
 from services.ingest.auth import Keys
 from services.ingest.bodies import in_time
 from services.ingest.creation import Sender, create, this_millisecond
+from services.ingest.creator import Publishes
 from services.ingest.endpoint import Endpoint, json_response
 from services.ingest.legacy import FORM, LegacyFields, LegacyRules, new_task
 from services.ingest.problems import FieldError, Problem, invalid
-from services.ingest.task_door import Publishes
 from services.ingest.trace import TASK_ID, traceparent
 
 ACCEPTED = "操作成功"

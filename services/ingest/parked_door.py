@@ -4,7 +4,7 @@ Of a task's message its project sees all; what says no project is shown to the p
 """
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Protocol
 from uuid import UUID
 
@@ -13,11 +13,10 @@ import structlog
 from aiohttp import web
 
 from libs.common.clock import format_utc
-from libs.common.intake import CRASHES_HEADER, UNREADABLE
-from libs.common.topology import REPUBLISH, Route
 from services.ingest.cursor import seal, time_bytes, time_of, unseal
 from services.ingest.endpoint import JSON, Endpoint, caller_of, json_response
-from services.ingest.problems import Problem, bad_query, not_found
+from services.ingest.problems import bad_query, not_found
+from services.ingest.redelivery import Republishes, send_back
 from services.ingest.requests import json_body, names_of, read_json, read_query
 from services.ingest.store_parked import DeadLetter, ParkedPlace
 
@@ -89,15 +88,7 @@ class KeepsParked(Protocol):
     async def drop(self, project: str, message_id: str) -> bool: ...
 
 
-class Republishes(Protocol):
-    """The part of `Publisher` that this needs."""
-
-    async def publish_alone(self, route: Route, item: bytes, headers: Mapping[str, str | int]) -> None:
-        """Return when it is confirmed. Raises: NotPublished."""
-
-
 _decode = msgspec.json.Decoder(DropParked).decode
-_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _headers = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -175,16 +166,13 @@ class ParkedDoor:
         return json_response(view)
 
     async def redrive(self, request: web.Request) -> web.Response:
-        """The row goes after the confirm. Who dies in between leaves both, and a message may come twice."""
         letter = await self._found(request)
-        route, items = _way_back(letter)
-        for item in items:
-            await self._publisher.publish_alone(route, item, {CRASHES_HEADER: 0})
+        items = await send_back(self._publisher, letter)
         await self._store.drop(caller_of(request).project, letter.message_id)
         log.info(
             "parked.redriven", message_id=letter.message_id, key_id=caller_of(request).key_id, origin=letter.origin
         )
-        return json_response(ParkedRedrive(id=letter.message_id, origin=letter.origin, items=len(items)))
+        return json_response(ParkedRedrive(id=letter.message_id, origin=letter.origin, items=items))
 
     async def drop(self, request: web.Request) -> web.Response:
         caller = caller_of(request)
@@ -200,20 +188,6 @@ class ParkedDoor:
         if letter is None:
             raise not_found("There is no parked message under this id")
         return letter
-
-
-def _way_back(letter: DeadLetter) -> tuple[Route, list[bytes]]:
-    """Raises: Problem (409)."""
-    route = REPUBLISH.get(letter.origin)
-    if route is None:
-        raise Problem(
-            409, "unknown_origin", f"No queue takes it back: its origin is {letter.origin!r}. Drop it instead."
-        )
-    try:
-        return route, [bytes(item) for item in _items(letter.body)]
-    except UNREADABLE as error:
-        detail = "Its body is no JSON array of items, so no consumer could ever read it. Drop it instead."
-        raise Problem(409, "unreadable_message", detail) from error
 
 
 def _told(letter: DeadLetter) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 import base64
 import binascii
-import re
-from typing import Annotated, Literal
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
@@ -11,15 +10,15 @@ import structlog
 from aiohttp import web
 
 from libs.common.clock import Clock
-from libs.common.contracts import ChangeSchedule, HeldSchedule, ListSchedules, PutSchedule, Schedule, ScheduleAnswer
 from libs.common.egress import EgressRules
 from libs.common.ids import derived_id, new_id
-from services.ingest.commands import Commands, unanswered
+from services.ingest.commands import Commands
 from services.ingest.creation import this_millisecond
 from services.ingest.endpoint import JSON, Endpoint, caller_of, json_response
 from services.ingest.idempotency import idempotency_key
-from services.ingest.problems import FieldError, Problem, bad_query, invalid, not_found
+from services.ingest.problems import bad_query
 from services.ingest.requests import json_body, names_of, read_json, read_query
+from services.ingest.schedule_commands import NAME, ScheduleCommands, bad_name, checked
 from services.ingest.schedule_view import (
     PreviewView,
     ScheduleList,
@@ -31,8 +30,6 @@ from services.ingest.schedule_view import (
 from services.ingest.schedules import SCHEDULE_FIELDS, NewPreview, NewSchedule, plan_of, schedule_of
 
 LIMIT_DEFAULT, LIMIT_MAX = 50, 250
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +51,7 @@ _decode_preview = msgspec.json.Decoder(NewPreview).decode
 
 class ScheduleDoor:
     def __init__(self, commands: Commands, clock: Clock, egress: EgressRules) -> None:
-        self._commands = commands
+        self._schedules = ScheduleCommands(commands)
         self._clock = clock
         self._egress = egress
 
@@ -151,12 +148,10 @@ class ScheduleDoor:
 
     async def listed(self, request: web.Request) -> web.Response:
         query = read_query(request, ScheduleQuery)
-        command = ListSchedules(project=caller_of(request).project, after=_name_of(query.cursor), limit=query.limit + 1)
-        answer = await self._commands.list_schedules(command)
-        if answer is None:
-            raise unanswered()
-        held = answer.held[: query.limit]
-        cursor = _cursor_of(held[-1].name) if len(answer.held) > query.limit else None
+        project, after = caller_of(request).project, _name_of(query.cursor)
+        found = await self._schedules.listed(project, after=after, limit=query.limit + 1)
+        held = found[: query.limit]
+        cursor = _cursor_of(held[-1].name) if len(found) > query.limit else None
         link = {"Link": f'</v1/schedules?limit={query.limit}&cursor={cursor}>; rel="next"'} if cursor else {}
         body = ScheduleList(data=[schedule_line(each) for each in held], next_cursor=cursor)
         return json_response(body, headers=link)
@@ -167,96 +162,44 @@ class ScheduleDoor:
         return json_response(preview(plan_of(new, now), now, new.count))
 
     async def put(self, request: web.Request) -> web.Response:
-        project, name = caller_of(request).project, request.match_info["name"]
+        project, name = _named(request)
         if not NAME.fullmatch(name):
-            detail = "A schedule's name is 1 to 128 letters, digits and . _ : -, beginning with a letter or digit."
-            raise Problem(422, "bad_schedule_name", detail)
+            raise bad_name()
         new = read_json(await json_body(request), _decode, SCHEDULE_FIELDS)
         schedule = schedule_of(new, this_millisecond(self._clock.now()), self._egress)
-        earlier = await self._asked(ChangeSchedule(project=project, name=name, command_id=new_id(), action="show"))
-        command = PutSchedule(project=project, name=name, command_id=new_id(), schedule=schedule)
-        answer = await self._asked(command)
-        if answer.result == "invalid":
-            raise _refused(schedule, answer.detail or "")
+        was_there = await self._schedules.is_there(project, name)
+        standing = await self._schedules.put(project, name, schedule)
         log.info("schedule.put", schedule=name)
-        held, schedule = _there(name, answer)
-        return json_response(schedule_view(held, schedule), status=201 if earlier.result == "unknown" else 200)
+        return json_response(schedule_view(*standing), status=200 if was_there else 201)
 
     async def show(self, request: web.Request) -> web.Response:
-        return await self._changed(request, "show")
+        return json_response(schedule_view(*await self._schedules.show(*_named(request))))
 
     async def pause(self, request: web.Request) -> web.Response:
-        return await self._changed(request, "pause")
+        return json_response(schedule_view(*await self._schedules.pause(*_named(request))))
 
     async def resume(self, request: web.Request) -> web.Response:
-        return await self._changed(request, "resume")
+        return json_response(schedule_view(*await self._schedules.resume(*_named(request))))
 
     async def delete(self, request: web.Request) -> web.Response:
-        name = _name(request)
-        answer = await self._asked(_change(request, "delete"))
-        if answer.result == "unknown":
-            raise _unknown(name)
+        project, name = _named(request)
+        await self._schedules.delete(project, name)
         log.info("schedule.deleted", schedule=name)
         return web.Response(status=204)
 
     async def run(self, request: web.Request) -> web.Response:
         """With an Idempotency-Key one task, however often it is asked for."""
-        caller, name, key = caller_of(request), _name(request), idempotency_key(request)
-        id_ = derived_id(caller.project, key, "run", name) if key else new_id()
-        command = ChangeSchedule(project=caller.project, name=name, command_id=id_, action="run")
-        answer = await self._commands.change_schedule(command)
-        if answer is None:
-            raise unanswered("Repeat it with the same Idempotency-Key: without one it may make a second task.")
-        if answer.task_id is None:
-            raise _unknown(name)
-        log.info("schedule.run", schedule=name, task_id=str(answer.task_id))
-        location = {"Location": f"/v1/tasks/{answer.task_id}"}
-        return json_response(ScheduleRun(answer.task_id), status=201, headers=location)
-
-    async def _changed(self, request: web.Request, action: Literal["show", "pause", "resume"]) -> web.Response:
-        answer = await self._asked(_change(request, action))
-        held, schedule = _there(_name(request), answer)
-        return json_response(schedule_view(held, schedule))
-
-    async def _asked(self, command: PutSchedule | ChangeSchedule) -> ScheduleAnswer:
-        """Raises: Problem (503)."""
-        answer = await self._commands.change_schedule(command)
-        if answer is None:
-            raise unanswered()
-        return answer
+        project, name = _named(request)
+        key = idempotency_key(request)
+        command_id = derived_id(project, key, "run", checked(name)) if key else new_id()
+        task_id = await self._schedules.run(project, name, command_id)
+        log.info("schedule.run", schedule=name, task_id=str(task_id))
+        return json_response(ScheduleRun(task_id), status=201, headers={"Location": f"/v1/tasks/{task_id}"})
 
 
-def _change(request: web.Request, action: Literal["show", "pause", "resume", "delete"]) -> ChangeSchedule:
-    project, name = caller_of(request).project, _name(request)
-    return ChangeSchedule(project=project, name=name, command_id=new_id(), action=action)
-
-
-def _name(request: web.Request) -> str:
-    """Of a schedule that there may be. Raises: Problem (404)."""
-    name = request.match_info["name"]
-    if not NAME.fullmatch(name):
-        raise _unknown(name)
-    return name
-
-
-def _there(name: str, answer: ScheduleAnswer) -> tuple[HeldSchedule, Schedule]:
-    """Raises: Problem (404, and 422 for one that cannot be read any more)."""
-    held = answer.held
-    if answer.result == "invalid":
-        raise invalid([FieldError("", "invalid_schedule", f"The schedule {answer.detail}; replace it")])
-    if held is None or held.schedule is None:
-        raise _unknown(name)
-    return held, held.schedule
-
-
-def _refused(schedule: Schedule, detail: str) -> Problem:
-    """By a scheduler that knows other zones than we do."""
-    field = "timezone" if "time zone" in detail else "cron" if schedule.cron is not None else "every"
-    return invalid([FieldError(f"/{field}", "invalid_schedule", detail)])
-
-
-def _unknown(name: str) -> Problem:
-    return not_found(f"There is no schedule {name[:128]!r}")
+def _named(request: web.Request) -> tuple[str, str]:
+    """Whose, and which."""
+    return caller_of(request).project, request.match_info["name"]
 
 
 def _cursor_of(name: str) -> str:

@@ -115,11 +115,12 @@ def preview(plan: Plan, now: datetime, count: int) -> PreviewView:
     return PreviewView(
         words=plan.recurrence.words,
         timezone=plan.zone.key,
-        data=[_fire(occurrence, plan.zone) for occurrence in islice(_coming(plan, now), count)],
+        data=[_fire(occurrence, plan.zone) for occurrence in islice(coming(plan, now), count)],
     )
 
 
-def _coming(plan: Plan, now: datetime) -> Iterator[Occurrence]:
+def coming(plan: Plan, now: datetime) -> Iterator[Occurrence]:
+    """Its occurrences after `now`."""
     after = now if plan.start_at is None else max(now, plan.start_at - _INSTANT)
     occurrences = plan.recurrence.occurrences(after)
     end_at = plan.end_at

@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
+from libs.common.egress import EgressRules
 from libs.common.ports import ADMIN_PORTS
 from libs.common.settings import (
     MASTER_KEY,
@@ -11,6 +12,7 @@ from libs.common.settings import (
     CommonSettings,
     EgressSettings,
     MasterKey,
+    Networks,
     PostgresSettings,
     PublicSettings,
     RedisSettings,
@@ -50,6 +52,11 @@ class IngestSettings(CommonSettings, PostgresSettings, RedisSettings, EgressSett
     retention_days: int = Field(
         30, ge=1, le=3650, description="Days that finished tasks and their attempts stay readable."
     )
+    trusted_proxies: Networks = Field(
+        (),
+        description="Networks (CIDRs) of reverse proxies whose X-Forwarded-For tells who logs in to the console; none"
+        " by default.",
+    )
     body_bytes_max: int = Field(
         262_144, ge=1024, le=16_777_216, description="Largest request body that is taken, in bytes; above it 413."
     )
@@ -67,3 +74,7 @@ class IngestSettings(CommonSettings, PostgresSettings, RedisSettings, EgressSett
     def intake_key(self) -> str | None:
         """The list to read; None for none."""
         return (self.redis_intake_key or INTAKE_KEY) if self.legacy_project else None
+
+    def egress(self) -> EgressRules:
+        """What may be called: not our own servers, nor ourselves."""
+        return self.egress_rules(self.amqp_url, self.postgres_url, self.redis_url, own_ports=[self.admin_port])

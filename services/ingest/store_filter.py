@@ -17,7 +17,8 @@ from services.ingest.task_filter import TaskFilter
 
 STATES = ("scheduled", "parked", "retrying", "expired", "failed", "cancelled", "succeeded")
 _WAITING = {"scheduled", "due"}
-_CANDIDATE = "id, created_at, state, due_at, url, labels, schedule"
+_CANDIDATE = "id, created_at, state, due_at, finished_at, url, labels, schedule"
+_OF_TASK = _CANDIDATE.removeprefix("id, created_at, ")
 _ORDER = "ORDER BY created_at DESC, id DESC"
 _LAST_CHARACTER = 0x10FFFF
 _SURROGATES = range(0xD800, 0xE000)
@@ -83,9 +84,7 @@ def page(asked: Asked, source: Source, before: Place, window: int, limit: int) -
     if source.kind != "label" or not rest:
         found = f"({candidates}) AS task"
     else:  # OFFSET 0: task after task, in this order, and no further than the limit
-        task = (
-            "LATERAL (SELECT state, due_at, url, labels, schedule FROM task WHERE task.id = label.id OFFSET 0) AS task"
-        )
+        task = f"LATERAL (SELECT {_OF_TASK} FROM task WHERE task.id = label.id OFFSET 0) AS task"
         found = f"({candidates}) AS label, {task}"
     text = f"SELECT id, created_at FROM {found} WHERE {_all_of(rest)} {_ORDER} LIMIT {values(limit, 'bigint')}"
     return Sql(text, values.held)
@@ -100,21 +99,19 @@ def window_end(asked: Asked, source: Source, before: Place, window: int) -> Sql:
 
 def ranges(asked: Asked) -> list[str]:
     """The conditions that have an index of their own, in which the tasks do not stand in order of time."""
-    is_due = asked.filter.due_from is not None or asked.due_to is not None
-    return (["url"] if asked.filter.url_prefix else []) + (["due_at"] if is_due else [])
+    wanted, is_due = asked.filter, asked.filter.due_from is not None or asked.due_to is not None
+    given = {"id": wanted.ids, "url": wanted.url_prefix, "host": wanted.host, "due_at": is_due}
+    return [kind for kind, is_given in given.items() if is_given]
 
 
-def in_range(asked: Asked, column: str, before: Place, most: int, limit: int) -> Sql:
+def in_range(asked: Asked, kind: str, before: Place, most: int, limit: int) -> Sql:
     """(how many there are in the range, at most `most`; the ids and times of the first `limit` that are wanted)."""
     values = _Values()
-    project = values(asked.project, "text")
-    between = _url_range(asked, values) if column == "url" else _due_range(asked, values)
-    parts = [f"project = {project}", *between]
-    if column == "url":
-        found = f"SELECT {_CANDIDATE} FROM task WHERE {_all_of(parts)}"
-    else:
-        found = _of_each_state(asked, parts)
-    rest = [*_rest(asked, values, column), _older(before, values)]
+    project = f"project = {values(asked.project, 'text')}"
+    found = " UNION ALL ".join(
+        f"SELECT {_CANDIDATE} FROM task WHERE {_all_of([project, *part])}" for part in _parts(asked, kind, values)
+    )
+    rest = [*_rest(asked, values, kind), _older(before, values)]
     first = f"{_ORDER} LIMIT {values(limit, 'bigint')}"
     return Sql(
         f"""WITH found AS MATERIALIZED (SELECT {_needed(rest)} FROM ({found}) AS task LIMIT {most}),
@@ -162,10 +159,17 @@ def _branches(asked: Asked, source: Source, before: Place, values: _Values) -> I
         yield from ([older, f"state = '{state}'"] for state in asked.states)
 
 
-def _of_each_state(asked: Asked, parts: list[str]) -> str:
-    """The index of due times begins with the state."""
-    select = f"SELECT {_CANDIDATE} FROM task WHERE "
-    return " UNION ALL ".join(select + _all_of([*parts, f"state = '{state}'"]) for state in asked.states)
+def _parts(asked: Asked, kind: str, values: _Values) -> list[list[str]]:
+    """The stretches of its index that a range is made of, none of them beside another."""
+    match kind:
+        case "id":
+            return [list(_ids(asked, values))]
+        case "url":
+            return [list(_url_range(asked, values))]
+        case "host":
+            return [list(_between("url", *ends, values)) for ends in host_ranges(asked.filter.host or "")]
+    due = list(_due_range(asked, values))  # of an index that begins with the state
+    return [[*due, f"state = '{state}'"] for state in asked.states]
 
 
 def _rest(asked: Asked, values: _Values, known: str, known_label: tuple[str, str] | None = None) -> Iterator[str]:
@@ -176,13 +180,22 @@ def _rest(asked: Asked, values: _Values, known: str, known_label: tuple[str, str
     labels = {name: value for name, value in wanted.labels.items() if (name, value) != known_label}
     if labels:
         yield f"labels @> {values(msgspec.json.encode(labels).decode(), 'jsonb')}"
+    if wanted.ids and known != "id":
+        yield from _ids(asked, values)
     if wanted.url_prefix and known != "url":
         yield from _url_range(asked, values)
+    if wanted.host and known != "host":
+        each = (_all_of(_between("url", *ends, values)) for ends in host_ranges(wanted.host))
+        yield f"({' OR '.join(each)})"
     if (wanted.due_from or wanted.due_to) and known != "due_at":
         yield from _due_range(asked, values)
+    if wanted.ended_from is not None:
+        yield f"finished_at >= {values(wanted.ended_from, 'timestamptz')}"
+    if wanted.ended_to is not None:
+        yield f"finished_at < {values(wanted.ended_to, 'timestamptz')}"
     if wanted.schedule is not None and known != "schedule":
         yield f"schedule = {values(wanted.schedule, 'text')}"
-    if wanted.created_from is not None and known in {"url", "due_at"}:
+    if wanted.created_from is not None and known in {"id", "url", "host", "due_at"}:
         yield f"created_at >= {values(wanted.created_from, 'timestamptz')}"
 
 
@@ -195,12 +208,20 @@ def _status(asked: Asked, values: _Values, *, is_state_known: bool) -> Iterator[
         yield f"(state <> 'scheduled' OR due_at {'<' if waiting == {'due'} else '>='} {now})"
 
 
+def _ids(asked: Asked, values: _Values) -> Iterator[str]:
+    yield f"id = ANY({values(asked.filter.ids, 'uuid[]')})"
+
+
 def _url_range(asked: Asked, values: _Values) -> Iterator[str]:
     prefix = asked.filter.url_prefix
     assert prefix
-    yield f"url >= {values(prefix, 'text')}"
-    if (end := after_prefix(prefix)) is not None:
-        yield f"url < {values(end, 'text')}"
+    return _between("url", prefix, after_prefix(prefix), values)
+
+
+def _between(column: str, first: str, end: str | None, values: _Values) -> Iterator[str]:
+    yield f"{column} >= {values(first, 'text')}"
+    if end is not None:
+        yield f"{column} < {values(end, 'text')}"
 
 
 def _due_range(asked: Asked, values: _Values) -> Iterator[str]:
@@ -208,6 +229,15 @@ def _due_range(asked: Asked, values: _Values) -> Iterator[str]:
         yield f"due_at >= {values(asked.filter.due_from, 'timestamptz')}"
     if asked.due_to is not None:
         yield f"due_at < {values(asked.due_to, 'timestamptz')}"
+
+
+def host_ranges(host: str) -> Iterator[tuple[str, str]]:
+    """From where, and to before where, the URLs of a host stand: it ends with the URL, at a path, a query or a port."""
+    for scheme in ("http", "https"):
+        url = f"{scheme}://{host}"
+        yield url, url + "\x01"
+        for end in "/:?":
+            yield url + end, url + chr(ord(end) + 1)
 
 
 def after_prefix(prefix: str) -> str | None:

@@ -6,7 +6,7 @@ wanted is dense. Take all of a range by its own index and sort: quick where it i
 
     1. looks at the newest 1,000 (or 5,000) of each source in order of time: task_label, task_schedule, task_state,
        task_newest;
-    2. takes the range by url or due time whole, if it is at most 20,000 (task_url, task_due);
+    2. takes the range by url, host or due time whole, if it is at most 20,000 (task_url, task_due);
     3. walks on in steps of 5,000. A range that is larger is dense, unless it lies in a heap far back in time.
 
 A status, a label or a schedule alone is always answered by the first step. Where all three fail, a page ends after
@@ -48,6 +48,7 @@ _ROWS = f"""
     SELECT {TASK_COLUMNS.replace(" call,", " ''::bytea AS call,")}, url, method, schedule
     FROM task WHERE id = ANY($1::uuid[]) ORDER BY task.created_at DESC, task.id DESC
 """  # noqa: S608  made of constants
+_CALLS = "SELECT id, call FROM task WHERE id = ANY($1::uuid[]) AND octet_length(call) BETWEEN 1 AND $2"
 
 
 class ListedTask(NamedTuple):
@@ -92,6 +93,11 @@ class Lists:
         async with self._snapshot() as connection:
             return await search(connection, asked, before, limit)
 
+    async def calls(self, ids: Sequence[UUID], bytes_max: int) -> dict[UUID, bytes]:
+        """The payloads that are no larger, and were not purged."""
+        async with self._postgres.acquire() as connection:
+            return {record["id"]: record["call"] for record in await connection.fetch(_CALLS, ids, bytes_max)}
+
     @asynccontextmanager
     async def _snapshot(self) -> AsyncIterator[Connection]:
         async with (
@@ -109,6 +115,8 @@ async def search(connection: Connection, asked: Asked, before: Place, limit: int
         before = min(before, Place(asked.filter.created_to, UUID(int=0)))
     if not asked.states:
         return Page((), None)
+    if asked.filter.ids and (few := await _range(connection, asked, "id", before, limit)) is not None:
+        return _page(few, limit)
     walks = [_Walk(source, before) for source in store_filter.sources(asked)]
     for walk in walks:
         await _step(connection, asked, walk, FIRST_WINDOW, limit)
@@ -119,8 +127,8 @@ async def search(connection: Connection, asked: Asked, before: Place, limit: int
         await _step(connection, asked, densest, SECOND_WINDOW, limit)
         if _is_done(densest, limit):
             return _page(densest, limit)
-    for column in store_filter.ranges(asked):
-        found = await _range(connection, asked, column, before, limit)
+    for kind in store_filter.ranges(asked):
+        found = await _range(connection, asked, kind, before, limit)
         if found is not None:
             return _page(found, limit)
     return await _walk_on(connection, asked, walks, limit, deadline)
@@ -149,9 +157,9 @@ async def _step(connection: Connection, asked: Asked, walk: _Walk, window: int, 
         walk.before = Place(*end[0])
 
 
-async def _range(connection: Connection, asked: Asked, column: str, before: Place, limit: int) -> _Walk | None:
+async def _range(connection: Connection, asked: Asked, kind: str, before: Place, limit: int) -> _Walk | None:
     """Complete; None when the range is too large to be sorted."""
-    sql = store_filter.in_range(asked, column, before, RANGE_MAX + 1, limit + 1)
+    sql = store_filter.in_range(asked, kind, before, RANGE_MAX + 1, limit + 1)
     [record] = await _fetch(connection, sql)
     if record["found"] > RANGE_MAX:
         return None

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import asyncpg
 
+from libs.common.lifecycle import Fatal
 from libs.common.postgres import Connection, Postgres
 from services.ingest.auth import BOOTSTRAP_PROJECT
 
@@ -41,6 +42,7 @@ _ADD = f"""
 """  # noqa: S608  our own words
 _CHANGE = "UPDATE console_user SET role = $2, projects = $3, changed_at = $4 WHERE id = $1"
 _DISABLE = """
+    WITH no_links AS (DELETE FROM console_link WHERE user_id = $1)
     UPDATE console_user SET disabled_at = coalesce(disabled_at, $2), epoch = epoch + 1, changed_at = $2 WHERE id = $1
 """
 _ENABLE = "UPDATE console_user SET disabled_at = NULL, changed_at = $2 WHERE id = $1"
@@ -150,7 +152,7 @@ class UserStore:
         return await self._changed_but_last(_CHANGE, id_, role, projects, now)
 
     async def disable(self, id_: UUID, now: datetime) -> Changed:
-        """Ends their sessions too, for good."""
+        """Ends their sessions and links too, for good."""
         return await self._changed_but_last(_DISABLE, id_, now)
 
     async def enable(self, id_: UUID, now: datetime) -> Changed:
@@ -178,9 +180,18 @@ class UserStore:
             await connection.execute(_SEEN, id_, now)
 
     async def add_first_link(self, digest: bytes, now: datetime, until: datetime) -> bool:
-        """A link that makes the first admin. False when there is a user already."""
-        async with self._postgres.acquire() as connection:
-            return await connection.execute(_FIRST_LINK, digest, now, until) == "INSERT 0 1"
+        """A link that makes the first admin. False when there is a user already.
+
+        Raises: Fatal when the tables are not there.
+        """
+        try:
+            async with self._postgres.acquire() as connection:
+                return await connection.execute(_FIRST_LINK, digest, now, until) == "INSERT 0 1"
+        except asyncpg.UndefinedTableError as error:
+            raise Fatal(
+                f"PostgreSQL has no table of the console's users ({error}): run the set-up step (python -m deploy.setup"
+                ") of this release with the same CARILLON_POSTGRES_URL as this service"
+            ) from error
 
     async def add_link(self, digest: bytes, user_id: UUID, now: datetime, until: datetime) -> None:
         """A link that sets the user's password. Their earlier ones end."""

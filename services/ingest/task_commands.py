@@ -22,11 +22,11 @@ from libs.common.ids import new_id
 from libs.common.topology import CREATE
 from services.ingest.commands import Commands
 from services.ingest.creation import this_millisecond
+from services.ingest.creator import Publishes
 from services.ingest.lookup import awaited
 from services.ingest.projection import FINAL, State
 from services.ingest.replays import FindsTasks
 from services.ingest.stored import StoredTask
-from services.ingest.task_door import Publishes
 
 REDRIVABLE: frozenset[State] = frozenset({"failed", "expired", "parked"})
 

@@ -1,13 +1,14 @@
 """Which tasks a list, a bulk command or a purge is about: the names and texts of a query, read into one value.
 
-status=failed,parked  label.order=42  url_prefix=https://api.example.com/  schedule=nightly
-due_from= due_to= created_from= created_to=      from: at or after it; to: before it
+status=failed,parked  label.order=42  url_prefix=https://api.example.com/  host=api.example.com  schedule=nightly
+due_from= due_to= created_from= created_to= ended_from= ended_to=      from: at or after it; to: before it
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Literal, NamedTuple, get_args
+from uuid import UUID
 
 import msgspec
 
@@ -21,22 +22,29 @@ Status = Literal["scheduled", "due", "delivering", "retrying", "succeeded", "fai
 STATUSES: tuple[str, ...] = get_args(Status)
 LABEL = "label."
 SCHEDULE_CHARS_MAX = 256
+HOST_CHARS_MAX = 260
+"""A name of 253, a colon, and a port."""
 # What is far ahead is no mistake here: no task is due then, and "until 9999" is a way to say "from now on".
-_ANY_TIME = datetime.max.replace(tzinfo=UTC) - FURTHEST
+ANY_TIME = datetime.max.replace(tzinfo=UTC) - FURTHEST
+_HOST = re.compile(r"[^\x00-\x20\x7f/?#@\\]+")
 _UNIX = re.compile(r"-?\d{1,15}(\.\d{1,9})?")
 
 
 class TaskFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """All that are given must hold; of `status` one."""
+    """All that are given must hold; of `status` one. `host` is in lower case. `ids` has no name in a query."""
 
     status: tuple[Status, ...] = ()
     labels: dict[str, str] = {}
     url_prefix: str | None = None
+    host: str | None = None
     due_from: datetime | None = None
     due_to: datetime | None = None
     created_from: datetime | None = None
     created_to: datetime | None = None
+    ended_from: datetime | None = None
+    ended_to: datetime | None = None
     schedule: str | None = None
+    ids: tuple[UUID, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -80,10 +88,23 @@ class FilterFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         ]
         | None
     ) = None
+    host: (
+        Annotated[
+            str,
+            _text(
+                "The host that the URL names, in lower case; any port unless one is given",
+                pattern=f"^{_HOST.pattern}$",
+                maxLength=HOST_CHARS_MAX,
+            ),
+        ]
+        | None
+    ) = None
     due_from: _Moment | None = None
     due_to: _Moment | None = None
     created_from: _Moment | None = None
     created_to: _Moment | None = None
+    ended_from: _Moment | None = None
+    ended_to: _Moment | None = None
     schedule: (
         Annotated[
             str,
@@ -109,16 +130,20 @@ def read_filter(fields: FilterFields, labels: Mapping[str, str]) -> tuple[TaskFi
     errors: list[FieldError] = []
     errors += _label_errors(labels)
     errors += _prefix_errors(fields.url_prefix)
+    errors += _host_errors(fields.host)
     errors += _schedule_errors(fields.schedule)
     return (
         TaskFilter(
             status=_statuses(fields.status, errors),
             labels=dict(labels),
             url_prefix=fields.url_prefix or None,
+            host=None if fields.host is None else fields.host.lower(),
             due_from=_moment("due_from", fields.due_from, errors),
             due_to=_moment("due_to", fields.due_to, errors),
             created_from=_moment("created_from", fields.created_from, errors),
             created_to=_moment("created_to", fields.created_to, errors),
+            ended_from=_moment("ended_from", fields.ended_from, errors),
+            ended_to=_moment("ended_to", fields.ended_to, errors),
             schedule=fields.schedule,
         ),
         errors,
@@ -141,7 +166,7 @@ def _moment(name: str, text: str | None, errors: list[FieldError]) -> datetime |
     if text is None:
         return None
     try:
-        return parse_moment(float(text) if _UNIX.fullmatch(text) else text, _ANY_TIME)
+        return parse_moment(float(text) if _UNIX.fullmatch(text) else text, ANY_TIME)
     except BadTime as error:
         errors.append(FieldError(name, error.code, str(error)))
         return None
@@ -167,6 +192,11 @@ def _prefix_errors(prefix: str | None) -> Iterator[FieldError]:
     elif len(prefix) > URL_CHARS_KEPT or len(prefix.encode()) > URL_BYTES_MAX:
         detail = f"has {len(prefix)} characters; use at most {URL_CHARS_KEPT}"
         yield FieldError("url_prefix", "too_long", detail)
+
+
+def _host_errors(host: str | None) -> Iterator[FieldError]:
+    if host is not None and not (_HOST.fullmatch(host) and _is_text(host, HOST_CHARS_MAX)):
+        yield FieldError("host", "bad_host", "is no host; write it as api.example.com, or with its port after a colon")
 
 
 def _schedule_errors(name: str | None) -> Iterator[FieldError]:

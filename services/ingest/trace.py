@@ -54,5 +54,7 @@ def _begun(tracer: Tracer, request: web.Request) -> Span:
     name, resource = method.replace("_OTHER", "HTTP"), request.match_info.route.resource
     if resource is not None:
         attributes["http.route"] = resource.canonical
+        if "{token}" in resource.canonical:  # whoever reads the trace could use it
+            attributes["url.path"] = resource.canonical
         name = f"{name} {resource.canonical}"
     return tracer.answering(name, attributes, _given(request))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from services.ingest import control_door, problems, schedule_door
+from services.ingest import problems, schedule_commands, target_rules
 from services.ingest.constraints import Schema
 from services.ingest.endpoint import JSON
 from services.ingest.problems import FieldError, Problem
@@ -23,8 +23,8 @@ TAGS: Mapping[str, str] = {
 PATH: Mapping[str, Schema] = {
     "id": {"type": "string", "format": "uuid"},
     "parked id": {"type": "string"},  # the id of a message, whoever gave it
-    "name": {"type": "string", "pattern": f"^{schedule_door.NAME.pattern}$"},
-    "host": {"type": "string", "minLength": 1, "maxLength": control_door.HOST_CHARS_MAX, "examples": ["example.com"]},
+    "name": {"type": "string", "pattern": f"^{schedule_commands.NAME.pattern}$"},
+    "host": {"type": "string", "minLength": 1, "maxLength": target_rules.HOST_CHARS_MAX, "examples": ["example.com"]},
 }
 REQUEST_HEADERS: Mapping[str, Schema] = {
     "Idempotency-Key": {

@@ -1,7 +1,7 @@
 """The real application behind a real HTTP server, with a fake broker and a fake history."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -41,12 +41,21 @@ _decoder: msgspec.json.Decoder[AnyMessage] = msgspec.json.Decoder(AnyMessage)
 
 @dataclass
 class FakeBroker:
-    """Confirms at once, unless `confirm` is a future that a test releases. `failures`: of a batch, by number."""
+    """Confirms at once, unless `confirm` is a future that a test releases. `failures`: of a batch, by number.
+
+    `error`: what everything that is published alone meets.
+    """
 
     published: list[tuple[Route, AnyMessage]] = field(default_factory=list)
     confirm: asyncio.Future[None] | None = None
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     failures: dict[int, NotPublished] = field(default_factory=dict)
+    error: NotPublished | None = None
+
+    async def publish_alone(self, route: Route, item: bytes, headers: Mapping[str, str | int]) -> None:
+        if self.error is not None:
+            raise self.error
+        self.published.append((route, _decoder.decode(item)))
 
     async def publish(self, route: Route, item: bytes) -> None:
         self.published.append((route, _decoder.decode(item)))

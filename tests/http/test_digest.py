@@ -11,7 +11,8 @@ from libs.common.contracts import AskDigest, DigestAnswer, FailedTask
 from libs.common.topology import MAILER_COMMAND, Route
 from services.ingest.auth import Caller, Keys
 from services.ingest.commands import Commands
-from services.ingest.digest_door import SINCE_UNKNOWN, DigestDoor
+from services.ingest.digest_desk import SINCE_UNKNOWN
+from services.ingest.digest_door import DigestDoor
 from services.ingest.http import build_app
 from tests.http.conftest import BODY_BYTES_MAX, KEY, Client
 from tests.unit.mailer.samples import failed

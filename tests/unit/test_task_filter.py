@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ingest.store_filter import after_prefix
+from services.ingest.store_filter import after_prefix, host_ranges
 from services.ingest.task_filter import FilterFields, TaskFilter, read_filter, split_labels
 
 
@@ -26,6 +26,25 @@ def test_statuses_stand_in_one_order_however_they_are_given() -> None:
     assert read(status="failed, due,failed").status == read(status="due,failed").status == ("due", "failed")
 
 
+def test_a_host_is_meant_in_whatever_case() -> None:
+    assert read(host="API.Example.com:8443").host == "api.example.com:8443"
+
+
+@pytest.mark.parametrize(
+    ("host", "inside", "outside"),
+    [
+        ("[::1]", "http://[::1]:8080/", "http://[::1]a/"),
+        ("[::1]:80", "https://[::1]:80/x", "https://[::1]:8080/x"),
+        ("a.b", "https://a.b", "https://a.b.c/"),
+        ("a.b", "https://a.b?x", "https://a.b1/"),
+    ],
+)
+def test_the_urls_of_a_host_stand_in_its_ranges(host: str, inside: str, outside: str) -> None:
+    ranges = list(host_ranges(host))
+    assert any(first <= inside < end for first, end in ranges)
+    assert not any(first <= outside < end for first, end in ranges)
+
+
 def test_a_time_is_a_moment_or_unix_seconds() -> None:
     moment = datetime(2027, 3, 1, 9, tzinfo=UTC)
     assert read(due_from="2027-03-01T09:00:00Z", due_to=str(int(moment.timestamp()))) == TaskFilter(
@@ -44,6 +63,13 @@ def test_a_time_is_a_moment_or_unix_seconds() -> None:
         ("url_prefix", "example.com/", "bad_prefix"),
         ("url_prefix", "https://example.com/\0", "bad_prefix"),
         ("url_prefix", "https://example.com/" + "a" * 500, "too_long"),
+        ("host", "", "bad_host"),
+        ("host", "https://example.com", "bad_host"),
+        ("host", "example.com/orders", "bad_host"),
+        ("host", "user@example.com", "bad_host"),
+        ("host", "a b", "bad_host"),
+        ("host", "a\ud800", "bad_host"),
+        ("host", "a" * 261, "bad_host"),
         ("schedule", "", "bad_name"),
         ("schedule", "a\ud800", "bad_name"),
     ],

@@ -50,10 +50,13 @@ class FilterOptions:
     status: Annotated[str | None, typer.Option("--status", metavar="STATUS", help="scheduled, failed, ...")] = None
     label: Annotated[Texts, typer.Option("--label", "-l", metavar="NAME=VALUE", help="May be repeated.")] = None
     url_prefix: Annotated[str | None, typer.Option("--url-prefix", metavar="URL")] = None
+    host: Annotated[str | None, typer.Option("--host", metavar="HOST", help="Any port unless one is given.")] = None
     due_from: Annotated[str | None, typer.Option("--due-from", metavar="TIME")] = None
     due_to: Annotated[str | None, typer.Option("--due-to", metavar="TIME")] = None
     created_from: Annotated[str | None, typer.Option("--created-from", metavar="TIME")] = None
     created_to: Annotated[str | None, typer.Option("--created-to", metavar="TIME")] = None
+    ended_from: Annotated[str | None, typer.Option("--ended-from", metavar="TIME")] = None
+    ended_to: Annotated[str | None, typer.Option("--ended-to", metavar="TIME")] = None
     schedule: Annotated[str | None, typer.Option("--schedule", metavar="NAME", help="Made by it.")] = None
 
     def filter(self) -> TaskFilter:
@@ -61,10 +64,13 @@ class FilterOptions:
             "status": self.status,
             "labels": pairs(self.label, "=", "--label") or None,
             "url_prefix": self.url_prefix,
+            "host": self.host,
             "due_from": when(self.due_from),
             "due_to": when(self.due_to),
             "created_from": when(self.created_from),
             "created_to": when(self.created_to),
+            "ended_from": when(self.ended_from),
+            "ended_to": when(self.ended_to),
             "schedule": self.schedule,
         }
         return cast("TaskFilter", {name: value for name, value in given.items() if value is not None})

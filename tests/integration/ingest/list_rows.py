@@ -28,12 +28,13 @@ def accepted(
     schedule: str | None = None,
     generation: int = 1,
     body: bytes = b"secret",
+    ladder: tuple[float, ...] | None = None,
 ) -> TaskAccepted:
     return TaskAccepted(
         task=Task(
             id=id_ or uuid4(), project=project, generation=generation, created_at=at(created), due_at=at(due),
             fingerprint="f", labels=dict(labels or {}), schedule=schedule,
-            call=msgspec.Raw(encode(Call(url=url, body=body))),
+            call=msgspec.Raw(encode(Call(url=url, body=body, schedule_s=ladder))),
         )
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -175,3 +176,51 @@ async def test_a_small_command_is_not_behind_a_large_one(
 async def test_a_command_is_its_projects_own(bulks: BulkStore) -> None:
     bulk = await submitted(bulks)
     assert await bulks.show("other", bulk.id) is None
+
+
+CLAIM_OF_BEFORE = """
+    UPDATE bulk SET leased_until = clock_timestamp() + interval '60 s' WHERE id = (
+        SELECT id FROM bulk WHERE finished_at IS NULL AND (leased_until IS NULL OR leased_until <= clock_timestamp())
+        ORDER BY leased_until NULLS FIRST, id LIMIT 1 FOR UPDATE SKIP LOCKED)
+    RETURNING id
+"""
+
+
+@pytest.mark.parametrize(
+    "condition", [{"host": "a.b"}, {"ids": (UUID(int=1),)}, {"ended_from": at(0)}, {"ended_to": at(0)}]
+)
+async def test_the_release_before_this_one_leaves_what_it_would_misread_to_this_one(
+    postgres: Postgres, bulks: BulkStore, condition: dict[str, Any]
+) -> None:
+    """It decodes a filter without these, and would cancel what they were to spare."""
+    bulk = await submitted(bulks, TaskFilter(status=("failed",), **condition))
+    async with postgres.acquire() as connection:
+        for _ in range(2):  # never taken, and taken before
+            assert await connection.fetchval(CLAIM_OF_BEFORE) is None
+            claimed = await bulks.claim()
+            assert claimed is not None
+            assert (claimed.id, claimed.filter) == (bulk.id, bulk.filter)
+            assert await bulks.claim() is None
+            renewed = await bulks.renew(claimed)
+            assert renewed is not None
+            assert await connection.fetchval(CLAIM_OF_BEFORE) is None
+            await bulks.step(renewed, None, Tally(), is_over=False)
+        plain = await submitted(bulks)
+        assert await connection.fetchval(CLAIM_OF_BEFORE) == plain.id
+
+
+async def test_the_newest_commands_of_a_project_are_shown_first(bulks: BulkStore) -> None:
+    first, second = await submitted(bulks), await submitted(bulks)
+    await submitted(bulks, project="other")
+    assert [each.id for each in await bulks.recent("default")] == [second.id, first.id]
+
+
+async def test_tasks_that_are_named_by_id_are_done_and_no_others(
+    history: History, bulks: BulkStore, worker: BulkWorker, cancels: Cancels
+) -> None:
+    tasks, theirs = [accepted(created=second) for second in range(3)], accepted(project="other")
+    await history.handle([*tasks, theirs])
+    named = (tasks[0].task.id, tasks[2].task.id, theirs.task.id)
+    await submitted(bulks, TaskFilter(status=SCHEDULED.status, ids=named))
+    await to_the_end(worker)
+    assert set(cancels.done) == {*named[:2]}

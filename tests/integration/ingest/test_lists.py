@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from benchmarks.history_rows import fill
 from benchmarks.lists import watched
 from deploy.setup import migrate, migrations
 from libs.common.connection import Link
+from libs.common.host import host_of
 from libs.common.postgres import Postgres, postgres_pool
 from libs.common.publisher import Publisher
 from libs.common.topology import topology
@@ -31,6 +33,11 @@ from tests.conftest import fresh_database
 from tests.integration.ingest.list_rows import NOW, accepted, at, became, ids
 
 URLS = ("https://a.example.com/x", "https://a.example.com/y/1", "https://a.example.com/y/2", "https://b.example.com/é")
+OF_A = ("https://a.example.com/x", "http://a.example.com", "https://a.example.com?q=1", "https://a.example.com:8443/",
+        "http://a.example.com:8443", "https://a.example.com:443?a:b@c")  # fmt: skip
+NOT_OF_A = ("https://a.example.com.example.org/", "https://a.example.co/", "https://xa.example.com/",
+            "https://b.example.com/https://a.example.com/", "https://a.example.com-b/")  # fmt: skip
+HOSTS = ("a.example.com", "b.example.com", "a.example.com:8443", "c.example.com")
 PREFIXES = (*URLS, "https://a.example.com/", "https://a.example.com/y", "https://", "https://c.example.com/")
 LABELS: tuple[dict[str, str], ...] = (
     {},
@@ -70,10 +77,14 @@ def is_wanted(listed: ListedTask, wanted: TaskFilter, now: datetime) -> bool:
         not wanted.status or status(task, now) in wanted.status,
         wanted.labels.items() <= task.labels.items(),
         wanted.url_prefix is None or listed.url.startswith(wanted.url_prefix),
+        wanted.host is None or wanted.host in {host_of(listed.url), host_of(listed.url).partition(":")[0]},
+        not wanted.ids or task.id in wanted.ids,
         wanted.due_from is None or task.due_at >= wanted.due_from,
         wanted.due_to is None or task.due_at < wanted.due_to,
         wanted.created_from is None or task.created_at >= wanted.created_from,
         wanted.created_to is None or task.created_at < wanted.created_to,
+        wanted.ended_from is None or (task.finished_at is not None and task.finished_at >= wanted.ended_from),
+        wanted.ended_to is None or (task.finished_at is not None and task.finished_at < wanted.ended_to),
         wanted.schedule is None or listed.schedule == wanted.schedule,
     ))  # fmt: skip
 
@@ -183,6 +194,25 @@ async def test_a_very_long_url_is_kept_as_far_as_an_index_takes_it(history: Hist
     assert listed.url == url[:500]
 
 
+async def test_a_host_is_found_by_whatever_scheme_path_or_port(history: History, lists: Lists) -> None:
+    of_a, others = [accepted(url=url) for url in OF_A], [accepted(url=url) for url in NOT_OF_A]
+    await history.handle([*of_a, *others])
+    assert {*await everything(lists, TaskFilter(host="a.example.com"))} == {*ids(of_a)}
+    assert {*await everything(lists, TaskFilter(host="a.example.com:8443"))} == {*ids(of_a[3:5])}
+    assert await everything(lists, TaskFilter(host="a.example.com", url_prefix="http://a.example.com:")) == ids(
+        of_a[4:5]
+    )
+
+
+async def test_tasks_are_found_by_their_ids_and_only_within_the_project(history: History, lists: Lists) -> None:
+    mine, other, theirs = accepted(), accepted(), accepted(project="other")
+    await history.handle([mine, other, theirs, *became(mine, "failed")])
+    wanted = TaskFilter(ids=(mine.task.id, theirs.task.id))
+    assert await everything(lists, wanted) == [mine.task.id]
+    assert await everything(lists, wanted, project="other") == [theirs.task.id]
+    assert await everything(lists, msgspec.structs.replace(wanted, status=("scheduled", "due"))) == []
+
+
 async def test_a_walk_over_a_table_that_changes_shows_each_unchanged_task_once(history: History, lists: Lists) -> None:
     random = Random(7)
     tasks = [accepted(created=second) for second in range(300)]
@@ -211,11 +241,11 @@ async def mixed(history: History, lists: Lists) -> list[ListedTask]:
         is_late = random.random() < 0.1
         task = accepted(
             created=created, due=created - 50 if is_late else created + random.choice([0, 1, 30, 100]),
-            url=random.choice(URLS), labels=random.choice(LABELS),
+            url=random.choice(URLS + OF_A + NOT_OF_A), labels=random.choice(LABELS),
             schedule="nightly" if is_late else random.choice([None, None, "nightly", "hourly"]),
         )  # fmt: skip
         state = random.choice(["scheduled", "scheduled", "retrying", "succeeded", "failed", "cancelled", "expired"])
-        await history.handle([task, *became(task, state)])
+        await history.handle([task, *became(task, state, random.randrange(-100, 100))])
     return await listed_all(lists, TaskFilter())
 
 
@@ -226,7 +256,9 @@ FILTERS = st.builds(
         lambda given: tuple(each for each in STATUSES if each in given)
     ),
     labels=st.sampled_from(LABELS), url_prefix=st.one_of(st.none(), st.sampled_from(PREFIXES)),
+    host=st.sampled_from([None, None, *HOSTS]),
     due_from=_times, due_to=_times, created_from=_times, created_to=_times,
+    ended_from=st.one_of(st.none(), _times), ended_to=st.one_of(st.none(), _times),
     schedule=st.sampled_from([None, None, None, "nightly", "hourly", "never"]),
 )  # fmt: skip
 
@@ -245,7 +277,9 @@ async def test_a_filter_lets_through_what_a_naive_one_does(
         cases.append((wanted, limit, window, most))
 
     await loop.run_in_executor(None, draw)
-    for wanted, limit, window, most in cases:
+    for drawn, limit, window, most in cases:
+        few = tuple(each.task.id for each in mixed[limit :: window or 1])
+        wanted = msgspec.structs.replace(drawn, ids=few) if limit % 7 == 0 else drawn
         monkeypatch.setattr(store_lists, "FIRST_WINDOW", window)
         monkeypatch.setattr(store_lists, "SECOND_WINDOW", window * 2)
         monkeypatch.setattr(store_lists, "WINDOW", window * 2)
@@ -300,6 +334,9 @@ PLANS: dict[str, tuple[TaskFilter, set[str]]] = {
     "due": (TaskFilter(status=("due",)), {"task_state", "task_made_late", "task_due"}),
     "label": (TaskFilter(labels={"customer": "42"}), {"task_label_pkey"}),
     "url": (TaskFilter(url_prefix="https://host3.example.com/"), {"task_newest", "task_url"}),
+    "host": (TaskFilter(host="host3.example.com"), {"task_newest", "task_url"}),
+    "host and status": (TaskFilter(host="host3.example.com", status=FAILED), {"task_state", "task_url"}),
+    "ids": (TaskFilter(ids=(UUID(int=1), UUID(int=2))), {"task_newest", "task_pkey"}),
     "due range": (TaskFilter(due_from=NOW - 2 * DAY, due_to=NOW - DAY), {"task_newest", "task_made_late", "task_due"}),
     "schedule": (TaskFilter(schedule="nightly"), {"task_schedule"}),
     "label and status": (TaskFilter(labels={"customer": "42"}, status=FAILED),
