@@ -64,8 +64,9 @@ def _up(layout: Layout, options: argparse.Namespace) -> None:
     layout.root.mkdir(parents=True, exist_ok=True)
     with stack.one_at_a_time(layout, _say):
         environment = stack.up(request, os.environ, _say)
+        link = None if options.servers_only else stack.first_link(request, environment)
     _say(f"ready after {time.monotonic() - started_at:.1f} s")
-    print(summary(layout, environment, options.replicas, servers_only=options.servers_only))
+    print(summary(layout, environment, options.replicas, link, servers_only=options.servers_only))
 
 
 def _down(layout: Layout) -> None:

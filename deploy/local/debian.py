@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from deploy.local.errors import StackError
@@ -47,6 +48,16 @@ def unpacked_alone(package: str, folder: Path) -> Path | None:
     cache = folder / system
     if not cache.exists():
         _fetch_into(cache, lambda _work, _private: [package], lambda _root: None)
+    return cache
+
+
+def unpacked_with_libraries(package: str, also: tuple[str, ...], folder: Path) -> Path | None:
+    """The same for a package, `also` without what they depend on, and its libraries. Raises: StackError."""
+    if (system := _system()) is None:
+        return None
+    cache = folder / system
+    if not cache.exists():
+        _fetch_into(cache, partial(_libraries_of, package, also), lambda _root: None)
     return cache
 
 
@@ -95,6 +106,20 @@ def _rabbitmq(work: Path, private: tuple[str, ...]) -> list[str]:
     """The package, and Erlang's that it depends on."""
     tree = _run(work, "apt-cache", *private, "depends", "--recurse", *WITHOUT_EXTRAS.split(), "rabbitmq-server")
     return ["rabbitmq-server", *sorted(set(re.findall(r"^erlang-[a-z0-9-]+$", tree, re.MULTILINE)))]
+
+
+def _libraries_of(package: str, also: tuple[str, ...], work: Path, private: tuple[str, ...]) -> list[str]:
+    (work / "nothing").touch()
+    # As if nothing were installed: the answer, and so the cache, is the same on every machine of this system.
+    bare = (*private, "-o", f"Dir::State::status={work / 'nothing'}", "--simulate", "--no-install-recommends")
+
+    def installs(*names: str) -> set[str]:
+        return set(re.findall(r"^Inst (\S+)", _run(work, "apt-get", *bare, "install", *names), re.MULTILINE))
+
+    told = _run(work, "apt-cache", *private, "depends", *WITHOUT_EXTRAS.split(), package)
+    libraries = re.findall(r"^  Depends: (lib\S+)$", told, re.MULTILINE)
+    # What apt stands on is installed, and must not be there twice: one C library for all.
+    return [package, *also, *sorted(installs(*libraries) - installs("apt"))]
 
 
 def _make_movable(root: Path) -> None:

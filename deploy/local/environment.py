@@ -109,6 +109,8 @@ def _defaults(layout: Layout) -> dict[str, str]:
         "CARILLON_DENY_PORTS": ",".join(str(port) for port in _own_ports(layout)),
         "CARILLON_BOOTSTRAP_KEY": secret(layout, "bootstrap-key"),
         "CARILLON_SIGNING_MASTER_KEY": secret(layout, "signing-master-key"),
+        # There is no TLS here: with http:// the console's cookie goes without.
+        "CARILLON_PUBLIC_URL": f"http://{LOOPBACK}:{layout.http_port(1)}",
         "CARILLON_HOST": LOOPBACK,
         "CARILLON_ADMIN_HOST": LOOPBACK,
     }

@@ -19,6 +19,7 @@ from deploy.local.plan import Plan, ProcessSpec, Status, read_status
 SERVERS_TIMEOUT_S = 90.0
 SERVICES_TIMEOUT_S = 90.0
 SETUP_TIMEOUT_S = 120.0
+LINK_TIMEOUT_S = 30.0
 
 Say = Callable[[str], None]
 
@@ -50,6 +51,25 @@ def up(request: Request, environ: Mapping[str, str], say: Say) -> Environment:
     if control.supervisor_pid(request.layout) is None:  # killed a moment ago, it was still there when we looked
         told = _bring_up(request, environ, say)
     return told
+
+
+def first_link(request: Request, environment: Environment) -> str | None:
+    """A one-time link that makes the console's first admin; None when there is a user."""
+    module = f"{request.service_package}.ingest.users"
+    try:
+        done = subprocess.run(  # noqa: S603  our own words
+            (sys.executable, "-m", module, "link"),
+            cwd=PROJECT,
+            env=_own_environ(request.layout, environment),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LINK_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def down(layout: Layout) -> bool:
@@ -119,13 +139,12 @@ def _change(request: Request, target: Target, running: Plan | None, say: Say) ->
 def _set_up(request: Request, target: Target) -> None:
     """Run the set-up step. It carries the marker: an `up` that is cut off leaves nothing that `down` cannot find."""
     layout = request.layout
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("CARILLON_")}
     with layout.log_file("setup").open("w") as log:
         try:
             done = subprocess.run(  # noqa: S603  our own words
                 (sys.executable, "-m", request.setup_module),
                 cwd=PROJECT,
-                env=inherited | target.environment.shared | {MARKER: str(layout.root)},
+                env=_own_environ(layout, target.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -139,6 +158,11 @@ def _set_up(request: Request, target: Target) -> None:
     if why:
         tail = readiness.log_tail(layout, "setup")
         raise StackError(f"the set-up step {why}; the end of {layout.log_file('setup')}:\n{tail}")
+
+
+def _own_environ(layout: Layout, environment: Environment) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("CARILLON_")}
+    return inherited | environment.shared | {MARKER: str(layout.root)}
 
 
 def _make_folders(layout: Layout) -> None:
