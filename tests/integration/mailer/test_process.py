@@ -133,10 +133,11 @@ async def test_killed_around_the_servers_yes_it_loses_nothing_and_repeats_a_mail
 async def test_a_digest_can_be_had_at_once(
     start: Start, publisher: Publisher, mailbox: Mailbox, ask: Callable[[str], Awaitable[DigestAnswer]]
 ) -> None:
-    await start()
+    await start(CARILLON_DIGEST_TO_PROJECTS="bank=bank@example.org")
     await put(publisher, failed(1))
     status = await ask("status")
     assert (status.result, status.waiting, status.pages) == ("status", 1, 0)
+    assert (status.to, status.to_projects) == (("ops@example.org",), {"bank": ("bank@example.org",)})
     assert status.next_at.month == 2
     now = await ask("now")
     assert (now.result, now.pages) == ("collected", 1)
