@@ -9,6 +9,7 @@ from aiohttp import web
 
 from libs.common.postgres import PostgresAway
 from libs.common.redis import RedisAway
+from services.ingest.console.address import TrustedProxies
 from services.ingest.console.guard import Guard, problem_for
 from services.ingest.console.page import ROOT, VISITOR, Handler, Page
 from services.ingest.console.render import HEADERS, SESSIONS, STATIC, render, set_up, static_path
@@ -40,13 +41,19 @@ def _words_first(page: Page) -> tuple[bool, str]:
 def _explained(handler: Handler, guard: Guard) -> Handler:
     async def served(request: web.Request) -> web.StreamResponse:
         try:
-            return await handler(request)
+            return await handler(_from_its_sender(request, guard.proxies))
         except web.HTTPRedirection as redirection:  # raised further it would be told as a problem, in JSON
             return web.Response(status=redirection.status, headers={"Location": redirection.headers["Location"]})
         except Exception as error:  # noqa: BLE001 - the last resort: a person gets a page, never a traceback
             return await _error_page(request, problem_for(error), guard)
 
     return served
+
+
+def _from_its_sender(request: web.Request, proxies: TrustedProxies) -> web.Request:
+    peer = request.remote or ""
+    address = proxies.address(peer, request.headers.getall("X-Forwarded-For", ()))
+    return request if address == peer else request.clone(remote=address)
 
 
 async def _error_page(request: web.Request, problem: Problem, guard: Guard) -> web.Response:

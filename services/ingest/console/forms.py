@@ -20,6 +20,12 @@ def field_of(request: web.Request, name: str) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
+def secret_of(request: web.Request, name: str) -> str:
+    """A password, to the letter."""
+    value = request[FORM].get(name, "")
+    return value if isinstance(value, str) else ""
+
+
 async def back(request: web.Request, path: str, *, told: str, kind: Kind = "done") -> web.Response:
     """To `path` below /console, which will tell what came of it."""
     if kind == "failed":

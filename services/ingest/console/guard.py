@@ -3,11 +3,13 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from multidict import MultiDictProxy
 from yarl import URL
 
@@ -16,6 +18,8 @@ from libs.common.ids import new_id
 from libs.common.postgres import PostgresAway
 from libs.common.redis import RedisAway
 from services.ingest.auth import BOOTSTRAP_PROJECT
+from services.ingest.bodies import in_time
+from services.ingest.console.address import TrustedProxies
 from services.ingest.console.page import (
     CSRF_FIELD,
     PROJECT_FIELD,
@@ -34,8 +38,7 @@ from services.ingest.store_users import ConsoleUser
 FORM = web.RequestKey("form", MultiDictProxy)
 PROJECTS_S = 10.0
 """So long a list of all projects is believed."""
-JUST_IN = "in"
-"""In the query of the page that a log-in leads to: without a session there, the browser did not keep the cookie."""
+SEEN_EVERY = timedelta(minutes=1)
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +49,8 @@ class KnowsUsers(Protocol):
     async def by_id(self, id_: UUID) -> ConsoleUser | None: ...
 
     async def projects(self) -> list[str]: ...
+
+    async def seen(self, id_: UUID, now: datetime) -> None: ...
 
 
 class Cookie(NamedTuple):
@@ -87,9 +92,18 @@ def audit_note(request: web.Request, object_: str | None = None, **detail: objec
 
 
 class Guard:
-    def __init__(self, sessions: Sessions, users: KnowsUsers, audit: AuditStore, clock: Clock, cookie: Cookie) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        users: KnowsUsers,
+        audit: AuditStore,
+        clock: Clock,
+        cookie: Cookie,
+        proxies: TrustedProxies,
+    ) -> None:
         self.sessions = sessions
         self.cookie = cookie
+        self.proxies = proxies
         self._users = users
         self._audit = audit
         self._clock = clock
@@ -104,9 +118,11 @@ class Guard:
                 return await page.handler(request)
             _refuse_other_sites(request)
             visitor = await self._enter(request, page)
-            request[FORM] = await request.post()
+            request[FORM] = await _form(request)
             if visitor is not None:
                 visitor = request[VISITOR] = _as_sent(visitor, request[FORM])
+            if page.gate is not None:
+                await page.gate(request)
             return await self._audited(request, page, visitor)
 
         return served
@@ -120,6 +136,8 @@ class Guard:
         user = await self._users.by_id(session.user_id)
         if user is None or user.disabled_at is not None or user.epoch != session.epoch:
             return None
+        if is_use:
+            await self._note_seen(user)
         projects = sorted(user.projects) or await self._all_projects()
         project = session.project if session.project in projects else _first(projects)
         return Visitor(
@@ -138,7 +156,7 @@ class Guard:
             return None
         visitor = await self.visitor(request)
         if visitor is None:
-            raise _to_login(request, self.cookie)
+            raise _to_login(request)
         visitor = await self._in_project(request, visitor)
         request[VISITOR] = visitor
         if not visitor.may(page.role):
@@ -181,6 +199,11 @@ class Guard:
                 await self._audit.end(id_, outcome, object_=note.about, detail=note.detail, actor=note.actor)
             except PostgresAway:  # what was done is done: its answer goes out, and the row says that it was begun
                 log.warning("audit.outcome_lost", audit_id=str(id_), action=page.action, outcome=outcome)
+
+    async def _note_seen(self, user: ConsoleUser) -> None:
+        now = self._clock.now()
+        if user.last_seen_at is None or now - user.last_seen_at > SEEN_EVERY:
+            await self._users.seen(user.id, now)
 
     async def _all_projects(self) -> list[str]:
         read_at, projects = self._projects
@@ -232,6 +255,14 @@ def _looking_at(visitor: Visitor, project: str) -> Visitor:
     return replace(visitor, project=project)
 
 
+async def _form(request: web.Request) -> MultiDictProxy[Any]:
+    """Raises: Problem (400, 408, 413)."""
+    try:
+        return await in_time(request.post())
+    except (ValueError, HttpProcessingError) as error:  # no UTF-8, or a multipart that is none
+        raise Problem(400, "bad_form", "The form cannot be read. Load the page again, and send it.") from error
+
+
 def _refuse_other_sites(request: web.Request) -> None:
     """Only our own pages may send forms. Browsers say which site a request comes from; who says nothing is none."""
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
@@ -243,15 +274,12 @@ def _refuse_other_sites(request: web.Request) -> None:
         raise Problem(403, "cross_site", "This form was sent from another site. Open the console, and do it there.")
 
 
-def _to_login(request: web.Request, cookie: Cookie) -> Exception:
+def _to_login(request: web.Request) -> Exception:
     if request.method != "GET" or "HX-Request" in request.headers:
         headers: Mapping[str, str] = {"HX-Redirect": f"{ROOT}/login"} if "HX-Request" in request.headers else {}
         detail = "You are not logged in, or no longer. Log in, and do it again; nothing was changed."
         return Problem(401, "not_logged_in", detail, headers=headers)
-    query = {"next": str(request.rel_url.without_query_params(JUST_IN))}
-    if JUST_IN in request.query and cookie.name not in request.cookies:
-        query["lost"] = "1"
-    return web.HTTPSeeOther(str(URL(f"{ROOT}/login").with_query(query)))
+    return web.HTTPSeeOther(str(URL(f"{ROOT}/login").with_query(next=str(request.rel_url))))
 
 
 def _lacks(role: Role) -> Problem:

@@ -44,7 +44,7 @@ class Page:
     """`path` is below /console. `role`: who may; with None, whoever comes.
 
     What changes something is no GET, and has an `action`: its name in the audit log. `handler` finds its visitor by
-    `visitor_of`, and what was posted by `posted`. `gate` may refuse what was posted (Problem) before anything is written
+    `visitor_of`, and what was posted by `posted`. `gate` may refuse it before anything is written
     down: without a session somebody could fill the log.
     """
 

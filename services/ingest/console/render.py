@@ -15,6 +15,7 @@ from libs.common.clock import format_utc
 from libs.common.version import VERSION
 from services.ingest.console.page import CSRF_FIELD, PROJECT_FIELD, ROOT, VISITOR
 from services.ingest.console.sessions import Sessions
+from services.ingest.console.visible import one_line, visible
 
 FOLDER = Path(__file__).parent
 STATIC = FOLDER / "static"
@@ -64,6 +65,7 @@ def set_up(app: web.Application) -> None:
         auto_reload=False,
     )
     environment.filters |= {"moment": moment, "duration": duration, "late": late, "number": number, "badge": badge}
+    environment.filters |= {"visible": visible, "one_line": one_line}
     environment.globals |= {"csrf_field": csrf_field, "static": static_path, "root": ROOT, "version": VERSION}
 
 

@@ -96,3 +96,21 @@ async def test_an_action_whose_outcome_cannot_be_written_is_done_all_the_same(
     assert (await visit.post("/project", {"project": "shop"})).status == 303
     [row] = await console.audit()
     assert (row["action"], row["outcome"]) == ("project.choose", None)
+
+
+@pytest.mark.parametrize(
+    ("media_type", "body"),
+    [
+        ("application/x-www-form-urlencoded", b"name=\xff\xfe"),
+        ("multipart/form-data", b"--x--"),
+        ("multipart/form-data; boundary=x", b"--x\r\nnonsense"),
+    ],
+)
+async def test_a_form_that_cannot_be_read_is_refused_and_is_no_fault_of_ours(
+    console: Rig, media_type: str, body: bytes
+) -> None:
+    visit = await console.visit()
+    headers = {"Sec-Fetch-Site": "same-origin", "Content-Type": media_type}
+
+    async with visit.client.post("/console/login", data=body, headers=headers) as response:
+        assert response.status in {400, 401, 422}

@@ -4,8 +4,15 @@
   const root = "/console";
   document.documentElement.classList.add("js");
 
-  // Times in the viewer's zone, and how far off they are; UTC stays in the tooltip.
-  const absolute = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+  // Times in the viewer's zone without the day or the year that it is, and how far off they are; UTC stays in the tooltip.
+  const clock = { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" };
+  const absolutes = [clock, { ...clock, day: "numeric", month: "short" },
+    { ...clock, day: "numeric", month: "short", year: "numeric" }].map((parts) => new Intl.DateTimeFormat(undefined, parts));
+  const written = (at) => {
+    const now = new Date();
+    const far = at.getFullYear() !== now.getFullYear() ? 2 : at.toDateString() !== now.toDateString() ? 1 : 0;
+    return absolutes[far].format(at);
+  };
   const relative = new Intl.RelativeTimeFormat("en", { numeric: "always", style: "short" });
   const steps = [[60, "second", 1], [3600, "minute", 60], [86400, "hour", 3600], [Infinity, "day", 86400]];
   const off = (at) => {
@@ -17,13 +24,24 @@
     for (const element of within.querySelectorAll("time[datetime]")) {
       const at = new Date(element.dateTime);
       if (isNaN(at)) continue;
-      const text = `${absolute.format(at)} (${off(at)})`;
+      const text = `${written(at)} (${off(at)})`;
       if (element.textContent !== text) element.textContent = text;
     }
   };
+  // On a phone a row is a card, in which each cell says its column: console.css.
+  const label = () => {
+    for (const table of document.querySelectorAll(".table table")) {
+      const names = [...table.querySelectorAll("thead tr > *")].map((cell) => cell.textContent.trim());
+      for (const row of table.querySelectorAll("tbody tr")) {
+        [...row.cells].forEach((cell, column) => { if (cell.colSpan === 1) cell.dataset.label = names[column] ?? ""; });
+      }
+    }
+  };
+  label();
+
   localize(document);
   setInterval(() => { if (!document.hidden) localize(document); }, 1000);
-  document.addEventListener("htmx:after:swap", () => localize(document));
+  document.addEventListener("htmx:after:swap", () => { localize(document); label(); });
 
   document.addEventListener("change", (event) => {
     if (event.target.matches("[data-submits]")) event.target.form.requestSubmit();
