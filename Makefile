@@ -23,6 +23,7 @@ test: $(VENV)/ok ## all tests, fast ones first, on real servers of their own
 	$(BIN)/pytest -q tests/unit tests/contract tests/http tests/client tests/deploy
 	$(BIN)/pytest -q tests/local tests/integration
 	$(BIN)/pytest -q tests/e2e
+	$(BIN)/pytest -q tests/browser
 
 compose-test: $(VENV)/ok ## compose.yaml in containers: smoke test, replicas, crashes, a cut network; BASE_IMAGES=folder
 	$(BIN)/pytest -q -p no:randomly tests/compose
