@@ -1,4 +1,4 @@
-"""`make bench`: a burst of tasks, all due at one instant, through the whole pipeline.
+"""`python -m benchmarks.burst`: a burst of tasks, all due at one instant, through the whole pipeline.
 
     python -m benchmarks.burst [--tasks 10000] [--lead 30] [--connections 64]
 
