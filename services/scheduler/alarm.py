@@ -162,7 +162,10 @@ class Alarm:
         has_stepped = self._is_behind_its_wheel()
         await self._measure()
         if has_stepped or self._is_behind_its_wheel():
+            held = list(self._wheel.held())  # other shards' too, which no load of ours would find
             self._begin_anew()
+            for task_id, due in held:
+                self.hold(task_id, from_ms(due))
         after, until = self._loaded_until, self.now() + self._horizon
         room = WHEEL_MAX - len(self._wheel)
         if room == 0:

@@ -24,7 +24,7 @@ the digit in which it differs now, so a key moves at most 5 times. The code lean
   the hand, where "due now" and "a turn from now" look the same; so the reach is one slot short of a turn.
 """
 
-from collections.abc import Iterator
+from collections.abc import ItemsView, Iterator
 from typing import Final, Generic, TypeVar
 
 K = TypeVar("K")
@@ -60,6 +60,10 @@ class TimingWheel(Generic[K]):
 
     def __contains__(self, key: object) -> bool:
         return key in self._dues
+
+    def held(self) -> ItemsView[K, int]:
+        """Each key with its tick."""
+        return self._dues.items()
 
     def schedule(self, key: K, due: int) -> bool:
         """Hold `key` until tick `due` (replacing an earlier one). False if already due: emit it yourself.
