@@ -80,7 +80,7 @@ class TargetPages:
         return await self._page(request, host_in(request))
 
     async def pause(self, request: web.Request) -> web.StreamResponse:
-        return await self._pause(request, "Paused: no call to {} is made until somebody resumes it.", is_paused=True)
+        return await self._pause(request, "Paused: no call to {} begins after the next second, until somebody resumes it.", is_paused=True)
 
     async def resume(self, request: web.Request) -> web.StreamResponse:
         return await self._pause(request, "Resumed: {} is called again.", is_paused=False)
