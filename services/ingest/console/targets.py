@@ -80,7 +80,8 @@ class TargetPages:
         return await self._page(request, host_in(request))
 
     async def pause(self, request: web.Request) -> web.StreamResponse:
-        return await self._pause(request, "Paused: no call to {} begins after the next second, until somebody resumes it.", is_paused=True)
+        told = "Paused: no call to {} begins after the next second, until somebody resumes it."
+        return await self._pause(request, told, is_paused=True)
 
     async def resume(self, request: web.Request) -> web.StreamResponse:
         return await self._pause(request, "Resumed: {} is called again.", is_paused=False)
