@@ -7,16 +7,14 @@ from urllib.parse import quote, urlencode
 from uuid import UUID
 
 from libs.common.clock import format_utc
-from libs.common.contracts import Call, HeldSchedule, Schedule, decode_call
+from libs.common.contracts import HeldSchedule, Schedule, decode_call
 from libs.common.cron import Cron, Every
 from libs.common.wallclock import zone
 from services.ingest.console.fires import Fire, fires, local_text
 from services.ingest.console.page import ROOT
-from services.ingest.console.payload import Payload, payload
-from services.ingest.console.redaction import HeaderLine, header_lines
+from services.ingest.console.request_sheet import Request, request_of
 from services.ingest.console.schedule_form import CATCH_UPS
 from services.ingest.console.search import write_search
-from services.ingest.console.task_sheet import expectation, ladder
 from services.ingest.schedules import Plan, recurrence_of
 from services.ingest.store_occurrences import Occurred
 from services.ingest.task_filter import TaskFilter
@@ -53,17 +51,6 @@ class Line(NamedTuple):
     wait_ms: float | None
     missed: str
     marks: Sequence[Mark]
-
-
-class Request(NamedTuple):
-    method: str
-    url: str
-    headers: Sequence[HeaderLine]
-    body: Payload
-    expect: str
-    ladder: str
-    timeout: str
-    callbacks: Sequence[tuple[str, str]]
 
 
 class Sheet(NamedTuple):
@@ -134,20 +121,6 @@ def plan_of_held(held: HeldSchedule) -> Plan | None:
     if schedule is None or recurrence is None:
         return None
     return Plan(recurrence, zone(schedule.timezone), schedule.start_at, schedule.end_at)
-
-
-def request_of(call: Call) -> Request:
-    callbacks = [("succeeded", call.callback_success), ("failed", call.callback_failure)]
-    return Request(
-        method=call.method,
-        url=call.url,
-        headers=header_lines(call.headers),
-        body=payload(call.body, call.headers),
-        expect=expectation(call),
-        ladder=ladder(call),
-        timeout=f"{call.timeout_s:g} s",
-        callbacks=[(when, url) for when, url in callbacks if url is not None],
-    )
 
 
 def marks(occurred: Sequence[Occurred]) -> list[Mark]:

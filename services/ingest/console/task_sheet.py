@@ -11,8 +11,8 @@ from libs.common.host import host_of
 from libs.common.ids import callback_id
 from services.ingest.bulk import OF_ACTION
 from services.ingest.console.page import ROOT
-from services.ingest.console.payload import Payload, payload
-from services.ingest.console.redaction import HeaderLine, header_lines, without_secrets
+from services.ingest.console.redaction import without_secrets
+from services.ingest.console.request_sheet import Request, request_of
 from services.ingest.console.search import write_search
 from services.ingest.console.timeline import Timeline
 from services.ingest.console.visible import visible
@@ -42,28 +42,11 @@ class Label(NamedTuple):
     to: str
 
 
-class Callback(NamedTuple):
-    """`task`: where the callback's own task is, once there must be one."""
-
-    when: str
-    url: str
-    task: str | None
-
-
-class Request(NamedTuple):
-    method: str
-    url: str
-    headers: Sequence[HeaderLine]
-    body: Payload
-    expect: str
-    ladder: str
-    timeout: str
-    callbacks: Sequence[Callback]
-    curl: str | None
-
-
 class Sheet(NamedTuple):
-    """`request` and `host` are None of a task that was purged. `overdue`: for how long it has not been called yet."""
+    """`request` and `host` are None of a task that was purged, `curl` also where it cannot be copied.
+
+    `overdue`: for how long it has not been called yet.
+    """
 
     task: StoredTask
     status: str
@@ -76,6 +59,7 @@ class Sheet(NamedTuple):
     schedule: Link | None
     callback_of: Link | None
     request: Request | None
+    curl: str | None
     may: frozenset[Do]
     is_live: bool
     redrive_curl: str
@@ -99,6 +83,7 @@ def sheet(
         schedule=(task.schedule and Link(task.schedule, f"{ROOT}/schedules/{quote(task.schedule, safe='')}")) or None,
         callback_of=_callback_of(task),
         request=None if call is None else _request(task, call),
+        curl=None if call is None else _curl(call),
         may=possible(task, now),
         is_live=task.state not in FINAL,
         redrive_curl=redrive_curl(task.id, public_url),
@@ -128,38 +113,6 @@ def redrive_curl(id_: UUID, public_url: str | None) -> str:
     return f'curl -X POST "{base}/v1/tasks/{id_}/redrive" -H "Authorization: Bearer $CARILLON_KEY"'
 
 
-def expectation(call: Call) -> str:
-    if call.expect_json_success:
-        return "status 200 and a JSON object whose success is true"
-    wanted = f"status {' or '.join(call.expect_status)}"
-    contains = call.expect_body_contains
-    return wanted if contains is None else f"{wanted}, and a body that contains {contains!r}"
-
-
-def ladder(call: Call) -> str:
-    if call.schedule_s is None:
-        steps = "as the installation says"
-    elif not call.schedule_s:
-        steps = "none: one attempt only"
-    else:
-        steps = f"after {', '.join(f'{step_s:g} s' for step_s in call.schedule_s)}"
-    return f"{steps}; a longer Retry-After is {'respected' if call.respect_retry_after else 'not respected'}"
-
-
-def _request(task: StoredTask, call: Call) -> Request:
-    return Request(
-        method=call.method,
-        url=call.url,
-        headers=header_lines(call.headers),
-        body=payload(call.body, call.headers),
-        expect=expectation(call),
-        ladder=ladder(call),
-        timeout=f"{call.timeout_s:g} s",
-        callbacks=_callbacks(task, call),
-        curl=_curl(call),
-    )
-
-
 def _curl(call: Call) -> str | None:
     """As it can be copied: what is shown is what is meant. None where that cannot be."""
     line = curl_command(without_secrets(call), as_argument=_shown_argument)
@@ -171,14 +124,14 @@ def _shown_argument(body: bytes) -> str | None:
     return text if text is not None and visible(text) == text else None
 
 
-def _callbacks(task: StoredTask, call: Call) -> list[Callback]:
-    """Only a call that ends a task calls back, so one that expired has none."""
-    given = [("succeeded", call.callback_success), ("failed", call.callback_failure)]
-    return [
-        Callback(outcome, url, _callback_task(task, outcome) if task.state == outcome else None)
-        for outcome, url in given
-        if url is not None
+def _request(task: StoredTask, call: Call) -> Request:
+    """Only a call that ends a task calls back, so one that expired has no callback's task."""
+    request = request_of(call)
+    callbacks = [
+        each._replace(task=_callback_task(task, each.when)) if task.state == each.when else each
+        for each in request.callbacks
     ]
+    return request._replace(callbacks=callbacks)
 
 
 def _callback_task(task: StoredTask, outcome: str) -> str:
