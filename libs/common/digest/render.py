@@ -11,7 +11,7 @@ from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
@@ -64,7 +64,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Cause:
-    """The tasks that failed alike. `link` leads to all of them in the console."""
+    """The tasks that failed alike. `link` leads to them in the console."""
 
     state: str
     host: str
@@ -199,14 +199,15 @@ def _cause(group: Group, public_url: str | None) -> Cause:
         count=group.count,
         when=_between(group.first_at, group.last_at),
         is_new=group.is_new,
-        link=public_url
-        and f"{public_url}/console/tasks?q={quote(f'status:{group.cause.state} host:{group.cause.host}')}",
+        link=public_url and f"{public_url}/console/tasks?{_search(group)}",
         sample=_sample(group, public_url or "$CARILLON_URL"),
     )
 
 
 def _search(group: Group) -> str:
-    return f"status:{group.cause.state} host:{group.cause.host}"
+    """Which of them the console shows: those of the project that the newest is of."""
+    words = f"status:{group.cause.state} host:{group.cause.host}"
+    return urlencode({"q": words, "project": group.newest.project}, quote_via=quote)
 
 
 def _sample(group: Group, base: str) -> Sample:

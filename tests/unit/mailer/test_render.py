@@ -80,7 +80,7 @@ def test_a_cause_says_when_how_to_call_again_and_where_all_of_them_are() -> None
         text = html.unescape(part(message, kind))
         assert "2027-03-01 08:00:00 to 11:00:00 UTC" in " ".join(text.split())
         assert f'curl -X POST "https://c.example/v1/tasks/{UUID(int=2)}/redrive"' in text
-        assert "https://c.example/console/tasks?q=status%3Afailed%20host%3Ashop.example.com" in text
+        assert "https://c.example/console/tasks?q=status%3Afailed%20host%3Ashop.example.com&project=shop" in text
 
 
 def test_without_an_address_of_its_own_it_links_nowhere() -> None:
