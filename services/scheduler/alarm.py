@@ -17,7 +17,7 @@ from libs.common.metrics import REGISTRY
 from libs.common.postgres import PostgresAway, until_available
 from services.scheduler.fire import Firing
 from services.scheduler.replicas import ALL, Share
-from services.scheduler.store import FIRE_ROWS_MAX, Store
+from services.scheduler.store import COMING_ROWS, FIRE_ROWS_MAX, Store
 from services.scheduler.wheel import TimingWheel
 
 WHEEL_MAX = 1_000_000
@@ -164,8 +164,10 @@ class Alarm:
         if has_stepped or self._is_behind_its_wheel():
             held = list(self._wheel.held())  # other shards' too, which no load of ours would find
             self._begin_anew()
-            for task_id, due in held:
-                self.hold(task_id, from_ms(due))
+            for start in range(0, len(held), COMING_ROWS):
+                for task_id, due in held[start : start + COMING_ROWS]:
+                    self.hold(task_id, from_ms(due))
+                await asyncio.sleep(0)  # some at a time, as `coming` gives them
         after, until = self._loaded_until, self.now() + self._horizon
         room = WHEEL_MAX - len(self._wheel)
         if room == 0:
