@@ -1,8 +1,11 @@
 """What was posted, and where to go from there."""
 
+from contextlib import suppress
+
 from aiohttp import web
 from multidict import MultiDictProxy
 
+from libs.common.redis import RedisAway
 from services.ingest.console.guard import FORM, NOTE
 from services.ingest.console.page import ROOT, visitor_of
 from services.ingest.console.render import SESSIONS
@@ -30,5 +33,6 @@ async def back(request: web.Request, path: str, *, told: str, kind: Kind = "done
     """To `path` below /console, which will tell what came of it."""
     if kind == "failed":
         request[NOTE].outcome = request[NOTE].outcome or "failed"
-    await request.config_dict[SESSIONS].tell(visitor_of(request).session, Flash(told, kind))
+    with suppress(RedisAway):  # what was done is done, told or not
+        await request.config_dict[SESSIONS].tell(visitor_of(request).session, Flash(told, kind))
     return web.Response(status=303, headers={"Location": ROOT + path})

@@ -151,7 +151,7 @@ class Guard:
         )
 
     async def _enter(self, request: web.Request, page: Page) -> Visitor | None:
-        """Raises: Problem 401 or 403, HTTPFound to the log-in."""
+        """Raises: Problem 401 or 403, HTTPSeeOther to the log-in."""
         if page.role is None:
             return None
         visitor = await self.visitor(request)
@@ -269,7 +269,7 @@ def _refuse_other_sites(request: web.Request) -> None:
     if site is not None:
         is_ours = site == "same-origin"
     else:
-        is_ours = origin is not None and URL(origin).authority == request.host
+        is_ours = origin is not None and origin.partition("://")[2] == request.host
     if not is_ours:
         raise Problem(403, "cross_site", "This form was sent from another site. Open the console, and do it there.")
 

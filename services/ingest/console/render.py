@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -12,9 +13,10 @@ from aiohttp import web
 from markupsafe import Markup
 
 from libs.common.clock import format_utc
+from libs.common.redis import RedisAway
 from libs.common.version import VERSION
 from services.ingest.console.page import CSRF_FIELD, PROJECT_FIELD, ROOT, VISITOR
-from services.ingest.console.sessions import Sessions
+from services.ingest.console.sessions import Flash, Sessions
 from services.ingest.console.visible import one_line, visible
 
 FOLDER = Path(__file__).parent
@@ -37,9 +39,10 @@ async def render(request: web.Request, template: str, *, status: int = 200, **va
     """The page, with what is to be told to its visitor. A part that htmx asks for is told nothing."""
     visitor = request.get(VISITOR)
     is_part = "HX-Request" in request.headers
-    flashes = []
+    flashes: list[Flash] = []
     if visitor is not None and not is_part:
-        flashes = await request.config_dict[SESSIONS].told(visitor.session)
+        with suppress(RedisAway):  # told by a later page, then
+            flashes = await request.config_dict[SESSIONS].told(visitor.session)
     context = {
         "visitor": visitor,
         "csrf": visitor.session.csrf if visitor else "",

@@ -60,7 +60,8 @@ class Sessions:
             began_at=self._clock.now().timestamp(),
             key=_key(token),
         )
-        await self.save(session)
+        with translating():
+            await self._redis.set(session.key, msgspec.json.encode(session), ex=IDLE_S)
         return token
 
     async def find(self, token: str, *, is_use: bool = True) -> Session | None:
@@ -75,8 +76,9 @@ class Sessions:
         return session if age_s < WHOLE_S else None
 
     async def save(self, session: Session) -> None:
+        """One that has ended meanwhile, in another tab, stays ended."""
         with translating():
-            await self._redis.set(session.key, msgspec.json.encode(session), ex=IDLE_S)
+            await self._redis.set(session.key, msgspec.json.encode(session), ex=IDLE_S, xx=True)
 
     async def end(self, session: Session) -> None:
         with translating():

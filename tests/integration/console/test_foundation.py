@@ -3,8 +3,10 @@
 import pytest
 
 from libs.common.postgres import PostgresAway
+from libs.common.redis import RedisAway
 from services.ingest.console.page import ROOT
 from services.ingest.console.render import STATIC, static_path
+from services.ingest.console.sessions import Flash, Sessions
 from services.ingest.store_audit import AuditStore
 from tests.integration.console.conftest import Rig
 
@@ -114,3 +116,45 @@ async def test_a_form_that_cannot_be_read_is_refused_and_is_no_fault_of_ours(
 
     async with visit.client.post("/console/login", data=body, headers=headers) as response:
         assert response.status in {400, 401, 422}
+
+
+async def test_a_session_that_has_ended_is_not_brought_back_by_a_request_under_way(console: Rig) -> None:
+    visit = await console.login("viewer")
+    [cookie] = list(visit.client.session.cookie_jar)
+    sessions = console.app.guard.sessions
+    under_way = await sessions.find(cookie.value)
+    assert under_way is not None
+
+    await visit.post("/logout")
+    await sessions.tell(under_way, Flash("too late"))
+
+    assert await sessions.find(cookie.value) is None
+
+
+async def test_what_was_done_is_done_though_redis_is_gone_before_it_is_told(
+    console: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise RedisAway("a test")
+
+    visit = await console.login("admin", "ada")
+    monkeypatch.setattr(Sessions, "tell", away)
+    answer = await visit.post(f"/users/{visit.user_id}/logout")
+
+    assert (answer.status, answer.location) == (303, f"{ROOT}/users/{visit.user_id}")
+    [row] = await console.audit()
+    assert row["outcome"] == "done"
+
+
+@pytest.mark.parametrize("origin", ["null", "http://[", "", "http://127.0.0.1:1", "http://evil.example"])
+async def test_an_origin_that_is_not_ours_is_refused(console: Rig, origin: str) -> None:
+    visit = await console.login("viewer", projects=["shop"])
+
+    assert (await visit.post("/project", {"project": "shop"}, headers={"Origin": origin})).status == 403
+
+
+async def test_our_own_origin_will_do_where_a_browser_says_no_more(console: Rig) -> None:
+    visit = await console.login("viewer", projects=["shop"])
+    origin = str(visit.client.make_url("/").origin())
+
+    assert (await visit.post("/project", {"project": "shop"}, headers={"Origin": origin})).status == 303
