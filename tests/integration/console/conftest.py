@@ -19,10 +19,12 @@ from services.ingest.auth import Keys
 from services.ingest.commands import Commands
 from services.ingest.console.page import ROOT, Role
 from services.ingest.console.wiring import Console, Parts
+from services.ingest.creation import this_millisecond
 from services.ingest.http import build_app
 from services.ingest.settings import IngestSettings
 from tests.http.conftest import FakeBroker
 from tests.http.services import FakeServices
+from tests.integration.console import task_events
 
 Client = TestClient[Any, Any]
 
@@ -124,6 +126,12 @@ class Rig:
     async def audit(self) -> list[dict[str, Any]]:
         async with self.postgres.acquire() as connection:
             return [dict(record) for record in await connection.fetch("SELECT * FROM audit ORDER BY id")]
+
+
+@pytest.fixture(autouse=True)
+def tasks_of_this_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tasks a test tells of are due relative to its own start, however long the run before it took."""
+    monkeypatch.setattr(task_events, "NOW", this_millisecond(SystemClock().now()))
 
 
 @pytest.fixture
