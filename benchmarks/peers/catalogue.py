@@ -143,7 +143,8 @@ GRAPHILE_WORKER = Peer(
     bulk=True,
     recovers=True,
     environ=(("NO_LOG_SUCCESS", "1"),),
-    configuration="PostgreSQL; 2 processes of 24 jobs, pool of 25, local queue of 500, batched completion, poll every "
+    processes=1,  # faster than two on two cores: bursts of 5,000 drained at 8,913/s, with two at 7,508/s
+    configuration="PostgreSQL; 1 process of 24 jobs, pool of 25, local queue of 500, batched completion, poll every "
     "0.1 s",
     after_kill="jobs of a dead worker stay locked for 4 hours, or until an operator calls forceUnlockWorkers",
     docs=(
