@@ -15,7 +15,6 @@ from typing import Any, Literal
 import aiohttp
 import pytest
 import pytest_asyncio
-from aiohttp import web
 from playwright.async_api import Browser, BrowserContext, Page, StorageState
 
 from deploy.local.errors import StackError
@@ -25,7 +24,7 @@ from tests.browser.chromium import browser as started_browser
 from tests.browser.chromium import chromium
 from tests.browser.complaints import Complaints
 from tests.browser.seed import Seed, seed
-from tests.e2e.conftest import Receiver
+from tests.e2e.conftest import Receiver, listening
 
 STACK = servers.STACK.with_name("browser")
 PORT_OFFSET = servers.PORT_OFFSET + 2000
@@ -179,29 +178,17 @@ async def api(stack: PrivateStack) -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def receiver() -> AsyncIterator[Receiver]:
-    async for receiver in _receiver():
+    async with listening() as receiver:
         yield receiver
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def seeded(stack: PrivateStack) -> AsyncIterator[Seed]:
     """A day in the life of a project, and one object for each kind of page."""
-    async for receiver in _receiver():
+    async with listening() as receiver:
         headers = {"Authorization": f"Bearer {stack.api_key}"}
         async with aiohttp.ClientSession(URL, headers=headers) as api:
             yield await seed(api, stack.variables["CARILLON_AMQP_URL"], receiver)
-
-
-async def _receiver() -> AsyncIterator[Receiver]:
-    receiver = Receiver()
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", receiver.called)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield receiver
-    await runner.cleanup()
 
 
 def _missing(reason: str) -> Any:
