@@ -4,6 +4,8 @@ A service makes its own metrics with `registry=REGISTRY`. The library's default 
 any import adds to it would end up on the page.
 """
 
+import asyncio
+
 from prometheus_client import (
     CollectorRegistry,
     Gauge,
@@ -27,6 +29,23 @@ _BUILD_INFO = Gauge(
     labelnames=["service", "version"],
     registry=REGISTRY,
 )
+
+
+_ASYNCIO_TASKS = Gauge(
+    "carillon_asyncio_tasks",
+    "Tasks of the event loop that have not ended: with the load they rise and fall, a leak only rises",
+    registry=REGISTRY,
+)
+
+
+def _tasks() -> int:
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:  # asked outside of a loop, where there are none
+        return 0
+
+
+_ASYNCIO_TASKS.set_function(_tasks)
 
 
 def build_info(service: str, version: str) -> None:
