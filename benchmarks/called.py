@@ -21,6 +21,10 @@ class SinkProcess:
         """Distinct ids called so far."""
         return int(await self._get("/count"))
 
+    async def total(self) -> int:
+        """Calls so far."""
+        return int(await self._get("/total"))
+
     async def calls(self) -> list[tuple[str, int]]:
         """Every call so far, in the order they came: id, and ms since 1970."""
         pairs = (line.split(" ") for line in (await self._get("/calls")).splitlines())

@@ -61,6 +61,15 @@ async def scrape(session: aiohttp.ClientSession, admin_urls: Iterable[str]) -> C
     return Counts(samples)
 
 
+async def gauge(session: aiohttp.ClientSession, admin_url: str, name: str) -> float:
+    """A gauge without labels. Raises: ValueError when the process has none of that name."""
+    lines = (line.partition(" ") for line in (await _page(session, admin_url)).splitlines())
+    for sample, _, value in lines:
+        if sample == name:
+            return float(value)
+    raise ValueError(f"{admin_url} has no {name}")
+
+
 async def _page(session: aiohttp.ClientSession, admin_url: str) -> str:
     async with session.get(f"{admin_url}/metrics") as response:
         response.raise_for_status()

@@ -1,8 +1,9 @@
 """The one who is called, in a process of its own and lean, so that the measurement is not of the sink.
 
 A raw HTTP/1.1 responder: keep-alive, pipelining, bodies by Content-Length (others are not understood). It answers 204
-to every POST, 503 to those of /fail, and notes its `webhook-id` and the millisecond. It prints its port at the start;
-`GET /count` tells how many distinct ids were called, `GET /calls` lists every call as a line `<ms since 1970> <id>`.
+to every POST, 503 to those of /fail and to the first attempt of /flaky, 410 to those of /gone, and notes its
+`webhook-id` and the millisecond. It prints its port at the start; `GET /count` tells how many distinct ids were
+called, `GET /total` how many calls there were, `GET /calls` lists every call as a line `<ms since 1970> <id>`.
 """
 
 import argparse
@@ -14,7 +15,9 @@ from deploy.local.layout import LOOPBACK
 
 NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
 UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+GONE = b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n"
 END_OF_HEAD = b"\r\n\r\n"
+FIRST_ATTEMPT = b"carillon-attempt: 1/"
 _ID = re.compile(rb"\r\nwebhook-id: *([^\r]+)", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
@@ -74,11 +77,22 @@ class Responder(asyncio.Protocol):
     def _answer(self, head: bytes, at_ms: int) -> bytes:
         if head.startswith(b"GET /count "):
             return _ok(self._calls.count())
+        if head.startswith(b"GET /total "):
+            return _ok(b"%d" % len(self._calls.made))
         if head.startswith(b"GET /calls "):
             return _ok(self._calls.listed())
         id_ = _ID.search(head)
         self._calls.note(at_ms, id_[1] if id_ else b"-")
-        return UNAVAILABLE if head.startswith(b"POST /fail ") else NO_CONTENT
+        if head.startswith(b"POST /called "):
+            return NO_CONTENT
+        return _odd(head)
+
+
+def _odd(head: bytes) -> bytes:
+    if head.startswith(b"POST /gone "):
+        return GONE
+    is_first = head.startswith(b"POST /flaky ") and FIRST_ATTEMPT in head.lower()
+    return UNAVAILABLE if is_first or head.startswith(b"POST /fail ") else NO_CONTENT
 
 
 def _ok(body: bytes) -> bytes:

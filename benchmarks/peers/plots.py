@@ -1,4 +1,4 @@
-"""Plots as SVG, by hand: stacked bars, marks on a logarithmic scale, and curves. No dependency."""
+"""Plots as SVG, by hand: stacked bars, marks on a logarithmic scale, curves, and courses. No dependency."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -87,6 +87,31 @@ def curves(title: str, unit: str, lines: Mapping[str, Sequence[Point]], greatest
         colour, width = _colour(number), 3 if number == 0 else 1.8
         drawn.append(f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="{width}"/>')
     return _svg(bottom + 40, [*drawn, *_legend(list(lines))])
+
+
+def courses(title: str, unit: str, lines: Mapping[str, Sequence[Point]], shaded_to: float = 0.0) -> str:
+    """Lines from 0 on both axes, over time; what is left of `shaded_to` is shaded."""
+    points = [point for line in lines.values() for point in line]
+    scale, bottom = Scale(0.0, max(x for x, _ in points), logarithmic=False), TOP + CURVE_HEIGHT
+    steps = Scale(0.0, max(y for _, y in points) or 1.0, logarithmic=False)
+    drawn = _frame(title, unit, bottom + 40)
+    drawn.append(
+        f'<rect x="{LEFT}" y="{TOP}" width="{scale(shaded_to) - LEFT:.1f}" height="{bottom - TOP}" fill="#eee"/>'
+    )
+    drawn += _axis(scale, bottom)
+    for tick in steps.ticks():
+        y = _height(steps, tick)
+        drawn.append(f'<line x1="{LEFT}" y1="{y:.1f}" x2="{LEFT + PLOT}" y2="{y:.1f}" stroke="#eee"/>')
+        drawn.append(_text(LEFT - 8, y + 4, f"{tick:,g}", anchor="end"))
+    for number, line in enumerate(lines.values()):
+        places = " ".join(f"{scale(x):.1f},{_height(steps, y):.1f}" for x, y in line)
+        drawn.append(f'<polyline points="{places}" fill="none" stroke="{_colour(number)}" stroke-width="1.8"/>')
+    return _svg(bottom + 40, [*drawn, *_legend(list(lines))])
+
+
+def _height(scale: Scale, value: float) -> float:
+    """A value's place along the vertical axis."""
+    return TOP + CURVE_HEIGHT * (1 - (scale(value) - LEFT) / PLOT)
 
 
 def _in_order(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
