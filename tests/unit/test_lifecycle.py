@@ -1,20 +1,24 @@
 import asyncio
+import gc
 import logging
 import os
 import signal
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 import structlog
 
-from libs.common.lifecycle import Backoff, Fatal, WorkerStopped, pause, run, run_until_stopped
+from libs.common.lifecycle import READ_BYTES, Backoff, Fatal, WorkerStopped, pause, run, run_until_stopped
 from libs.common.settings import SettingsError
 
 
 @pytest.fixture(autouse=True)
-def logging_restored() -> Iterator[None]:
-    handlers, level = logging.root.handlers, logging.root.level
+def process_restored() -> Iterator[None]:
+    handlers, level, thresholds = logging.root.handlers, logging.root.level, gc.get_threshold()
     yield
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
     logging.captureWarnings(False)
     logging.root.handlers, logging.root.level = handlers, level
     structlog.reset_defaults()
@@ -231,3 +235,49 @@ def test_sigterm_while_still_starting_ends_the_process_in_order() -> None:
 
     assert exit_code(main) == 143
     assert closed == ["connection"]
+
+
+class Reading(asyncio.Protocol):
+    """Notes how many bytes each read gave, up to `wanted` in all."""
+
+    def __init__(self, wanted: int) -> None:
+        self.sizes: list[int] = []
+        self.all_here = asyncio.get_running_loop().create_future()
+        self._wanted = wanted
+
+    def data_received(self, data: bytes) -> None:
+        self.sizes.append(len(data))
+        if sum(self.sizes) >= self._wanted:
+            self.all_here.set_result(None)
+
+
+def test_no_read_of_a_process_asks_for_more_than_malloc_gives_cheaply() -> None:
+    sizes: list[int] = []
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 * READ_BYTES)
+        sent = theirs.send(bytes(4 * READ_BYTES))
+        transport, protocol = await asyncio.get_running_loop().create_connection(lambda: Reading(sent), sock=ours)
+        await asyncio.wait_for(protocol.all_here, 5)
+        transport.close()
+        theirs.close()
+        sizes.extend(protocol.sizes)
+
+    with pytest.raises(SystemExit):
+        run(main)
+
+    assert len(sizes) > 1
+    assert max(sizes) == READ_BYTES
+
+
+def test_the_collector_leaves_alone_what_was_imported() -> None:
+    frozen: list[int] = []
+
+    async def main() -> None:
+        frozen.append(gc.get_freeze_count())
+
+    with pytest.raises(SystemExit):
+        run(main)
+
+    assert frozen[0] > 10_000
