@@ -175,6 +175,13 @@ class Publisher:
                 with suppress(NotPublished):
                     return await self._publish(route, item, headers)
 
+    async def insist_many(self, route: Route, items: Sequence[bytes]) -> None:
+        """`insist` for a whole batch, at the price of `publish_many`."""
+        failures = await self.publish_many(route, items)
+        unconfirmed = [item for item, failure in zip(items, failures, strict=True) if failure is not None]
+        if unconfirmed:
+            await asyncio.gather(*(self.insist(route, item) for item in unconfirmed))
+
     async def _publish(self, route: Route, item: bytes, headers: Mapping[str, str | int] | None) -> None:
         if headers is None:
             await self.publish(route, item)

@@ -4,7 +4,6 @@ A redelivery finds the row or its tombstone and publishes the same event again. 
 cancel was here before it.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
@@ -71,7 +70,7 @@ class Acceptor:
         ]
 
     async def _tell(self, events: Sequence[bytes]) -> None:
-        await asyncio.gather(*(self._publisher.insist(topology.TASK_EVENT, event) for event in events))
+        await self._publisher.insist_many(topology.TASK_EVENT, events)
 
     async def _accept(self, rows: Sequence[Row], kind: str, messages: int) -> Accepted:
         try:

@@ -163,6 +163,10 @@ class SimPublisher:
                 return
             await asyncio.sleep(self._luck.dice.uniform(*BACKOFF_S))
 
+    async def insist_many(self, route: Route, items: Sequence[bytes]) -> None:
+        for item in items:
+            await self.insist(route, item)
+
     async def _outcome(self, route: Route, item: bytes) -> NotPublished | None:
         try:
             await self.publish(route, item)
