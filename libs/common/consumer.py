@@ -83,6 +83,8 @@ class ItemConsumer(Generic[M]):
 class BatchConsumer(Generic[M]):
     """Hands over whole batches: up to `items_max` items (whole messages), or what came within `linger_s`.
 
+    Under load no batch is handed over sooner than `every_s` after the one before, unless half of what the broker gives
+    at once is in hand: fewer and larger batches cost less, and in a quiet queue nothing waits for them.
     A batch whose handler raises is halved until the item at fault stands alone.
     """
 
@@ -93,12 +95,15 @@ class BatchConsumer(Generic[M]):
         *,
         items_max: int = 500,
         linger_s: float = 0.005,
+        every_s: float = 0.0,
     ) -> None:
         self.name = f"consumer of {intake.queue}"
         self.intake = intake
         self._handle = handle
         self._items_max = items_max
         self._linger_s = linger_s
+        self._every_s = every_s
+        self._handed_over_at = float("-inf")
 
     async def run(self, stopping: asyncio.Event) -> None:
         passes = asyncio.create_task(self._passes(stopping))
@@ -140,13 +145,16 @@ class BatchConsumer(Generic[M]):
     async def _gather(self, first: Delivery) -> list[Item[M]]:
         deliveries = [first]
         count = len(first.raws)
-        deadline = asyncio.get_running_loop().time() + self._linger_s
+        loop = asyncio.get_running_loop()
+        soon, paced = loop.time() + self._linger_s, self._handed_over_at + self._every_s
         with suppress(TimeoutError):
             while count < self._items_max:
-                async with asyncio.timeout_at(deadline):
+                is_half = len(deliveries) >= self.intake.prefetch // 2  # the broker may give no more until we ack
+                async with asyncio.timeout_at(soon if is_half else max(soon, paced)):
                     delivery = await self.intake.next()
                 deliveries.append(delivery)
                 count += len(delivery.raws)
+        self._handed_over_at = loop.time()
         decoded = [await self.intake.decoded(delivery, raw) for delivery in deliveries for raw in delivery.raws]
         return [item for item in decoded if item is not None]
 

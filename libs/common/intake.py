@@ -7,6 +7,9 @@ redelivered by the broker. `consumer.py` decides how many items are handled at a
        |                                                handler raised          -> published again alone, `crashes` + 1
        |                                                the fifth crash         -> parking
        +-- third delivery of a packed message           each item published again alone: poison sinks no neighbour
+
+Meanwhile nothing else begins in the process: the poison among them comes back at once, and would end it before the
+message that it came in is settled, again and again.
 """
 
 import asyncio
@@ -33,6 +36,7 @@ CRASHES_MAX = 5
 CRASH_PAUSE_S = 0.5
 # The broker counts a delivery each time it comes back; the third time a packed message is taken apart.
 UNPACK_AT_REDELIVERIES = 2
+UNPACKED_LOOK_S = 0.005
 # A consumer that has just connected may hold a message that kills it: begin small, so that few neighbours count too.
 # What kills does so at once; messages that are only slow must not hold up the rest for longer than this.
 FIRST_PREFETCH = 8
@@ -53,6 +57,10 @@ M = TypeVar("M")
 
 log = structlog.get_logger(__name__)
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+_unpacking: set["Delivery"] = set()
+"""Of all consumers of the process."""
 
 
 class Poison(Exception):
@@ -130,7 +138,7 @@ class Intake(Generic[M]):
         self._decode = decode
         self._split = split
         self._publisher = publisher
-        self._prefetch = prefetch
+        self.prefetch = prefetch
         self._items_done = ITEMS.labels(queue, "done")
         self._held: set[Delivery] = set()
         self._arrived: asyncio.Queue[Delivery] = asyncio.Queue()
@@ -203,16 +211,16 @@ class Intake(Generic[M]):
     async def _begin_small(self) -> None:
         self._settled = 0
         self._first_settled.clear()
-        await self._consume(min(FIRST_PREFETCH, self._prefetch))
+        await self._consume(min(FIRST_PREFETCH, self.prefetch))
 
     async def _widen_soon(self) -> None:
-        if self._prefetch <= FIRST_PREFETCH:
+        if self.prefetch <= FIRST_PREFETCH:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_S):
                 await self._first_settled.wait()
         with link_may_be_gone():
-            await self._consume(self._prefetch)
+            await self._consume(self.prefetch)
 
     async def _consume(self, prefetch: int) -> None:
         """Subscribe, in place of the subscription there was: the broker applies a prefetch to new ones only.
@@ -239,6 +247,10 @@ class Intake(Generic[M]):
         self._held.add(delivery)
         self._emptied.clear()
         HELD.labels(self.queue).inc()
+        while _unpacking:  # noqa: ASYNC110  seldom, and an Event of the process would belong to one loop
+            await asyncio.sleep(UNPACKED_LOOK_S)
+        if delivery.is_abandoned or self._stopped:
+            return self.drop(delivery)
         self._arrived.put_nowait(delivery)
 
     async def next(self) -> Delivery:
@@ -256,6 +268,7 @@ class Intake(Generic[M]):
                 self._do_aside(delivery, self._ack(delivery))
             elif self._is_suspect(delivery):
                 log.warning("message.unpacked", queue=self.queue, items=len(delivery.raws))
+                _unpacking.add(delivery)
                 self._do_aside(delivery, self._unpack(delivery))
             else:
                 return delivery
@@ -297,6 +310,7 @@ class Intake(Generic[M]):
         self._aside.add(task)
         task.add_done_callback(self._aside.discard)
         task.add_done_callback(partial(self.ended, delivery))
+        task.add_done_callback(lambda _task: _unpacking.discard(delivery))
 
     def ended(self, delivery: Delivery, task: asyncio.Task[None]) -> None:
         """The task that was to settle an item of `delivery` has ended, well or not."""
