@@ -21,6 +21,8 @@ from libs.common.clock import SystemClock, format_utc
 
 HIDDEN = "<hidden>"
 
+_PLAIN = (int, float, type(None))
+
 _SECRET_KEY = re.compile(r"authorization|secret|token|cookie|signature|password|api_key", re.IGNORECASE)
 # Greedy up to the last @ before the path: an unescaped @ in a password must not leave its tail behind.
 _USERINFO = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/?#]*@", re.IGNORECASE)
@@ -45,7 +47,7 @@ def redacted(value: Any) -> Any:
     """`value` without passwords in URLs and without what stands under a secret-looking key, at any depth."""
     if isinstance(value, str):
         return _USERINFO.sub(rf"\1{HIDDEN}@", value) if "://" in value else value
-    if isinstance(value, int | float | None):
+    if isinstance(value, _PLAIN):
         return value
     if isinstance(value, Mapping):
         return {

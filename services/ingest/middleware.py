@@ -1,6 +1,7 @@
 """Around every request: its id, its log context, and one shape for everything that goes wrong."""
 
 import re
+from functools import lru_cache
 
 import structlog
 from aiohttp import web
@@ -20,6 +21,11 @@ REQUESTS = Counter(
 log = structlog.get_logger(__name__)
 
 
+@lru_cache(maxsize=1024)
+def _answers(route: str, status: int) -> Counter:
+    return REQUESTS.labels(route, str(status))
+
+
 @web.middleware
 async def explain(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer with X-Request-Id, and with a problem document when the handler raises."""
@@ -28,7 +34,7 @@ async def explain(request: web.Request, handler: Handler) -> web.StreamResponse:
     response = await _answered(request, handler, request_id)
     response.headers["X-Request-Id"] = request_id
     resource = request.match_info.route.resource
-    REQUESTS.labels(resource.canonical if resource else "none", str(response.status)).inc()
+    _answers(resource.canonical if resource else "none", response.status).inc()
     return response
 
 
