@@ -136,7 +136,8 @@ class TaskCommands:
                 return Cancelled("in_flight", task)
             case "ended":  # perhaps by an earlier cancel
                 ended = await awaited(self._history, task.project, task.id, lambda each: each.state in FINAL)
-                return _ended(ended or task)
+                # A history that is behind does not say as what: a 409 would name a state that it has left.
+                return _ended(ended) if ended and ended.state in FINAL else Cancelled("not_known", ended or task)
 
     def _cancelled(self, task: StoredTask, generation: int) -> Cancelled:
         log.info("task.cancelled", task_id=str(task.id))

@@ -176,6 +176,14 @@ class TestCancel:
         status, _body = await asked(client, "DELETE")
         assert status == answer
 
+    async def test_of_an_ended_one_of_which_the_history_does_not_know_yet_is_a_202(
+        self, client: Client, history: FakeHistory, services: FakeServices
+    ) -> None:
+        history.tasks[ID] = task("retrying")
+        services.says = [scheduler("left"), dispatcher("ended")]
+        status, body = await asked(client, "DELETE")
+        assert (status, body["status"]) == (202, "retrying")
+
     async def test_that_overtakes_its_create_is_certain(
         self, client: Client, history: FakeHistory, services: FakeServices
     ) -> None:
