@@ -132,7 +132,7 @@ def _peer(name: str) -> Peer:
 
 _AFTER_KILL = (
     "scheduler and dispatcher are killed; what waits goes on at once, what was being called is called again when the "
-    "claim of the dead dispatcher ends: the call's time limit and 10 s"
+    "claim of the dead dispatcher ends: at most 8 s, then the shortest rung (5 s)"
 )
 
 

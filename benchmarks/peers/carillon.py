@@ -50,7 +50,7 @@ class Carillon:
     servers: tuple[str, ...] = ("rabbitmq", "postgres", "redis")
     lead_s: float = 0.0
     recovery_s: float = 40.0
-    """What a dead dispatcher was calling is called again when its claim ends: the call's time limit and 10 s."""
+    """What a dead dispatcher was calling is called again when its claim ends: at most 8 s, then the shortest rung."""
     recovers: bool = False
     _accepted: int = 0
     _finished: int = 0

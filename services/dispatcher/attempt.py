@@ -7,6 +7,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from libs.common.clock import Clock
 from libs.common.contracts import AttemptFinished, Call, Task, TaskDue
+from libs.common.ids import text_of
 from libs.common.metrics import REGISTRY
 from libs.common.tracing import Tracer
 from services.dispatcher.caller import Caller, Request, request_of
@@ -82,7 +83,7 @@ class Attempts:
         LATENESS.observe(max(lateness_s, 0.0))
         self._log.info(
             "attempt.finished",
-            task_id=str(task.id),
+            task_id=text_of(task.id),
             attempt=task.attempt,
             outcome=event.outcome,
             error=event.error,

@@ -65,7 +65,7 @@ class Delivery:
 
     async def _verdict(self, task: Task, call: Call, due: TaskDue, host: str) -> Verdict | None:
         """None when somebody else sees to the attempt, or has."""
-        match await self._marks.claim(task, call.timeout_s):
+        match await self._marks.claim(task):
             case Settled():
                 REPEATED.labels("done").inc()
                 return None

@@ -100,7 +100,8 @@ class Lanes:
         """The call has ended: the host may have another."""
         lane = self._lanes[host]
         lane.moved_at = self._monotonic()
-        FULL.dec(lane.calls == self._per_host)
+        if lane.calls == self._per_host:
+            FULL.dec()
         lane.calls -= 1
         self._serve()
 
@@ -128,7 +129,8 @@ class Lanes:
             lane.moved_at = self._monotonic()
         self._free -= 1
         lane.calls += 1
-        FULL.inc(lane.calls == self._per_host)
+        if lane.calls == self._per_host:
+            FULL.inc()
         return True
 
     async def _wait(self, host: str, lane: _Lane, stay_s: float | None) -> float | None:
@@ -152,6 +154,8 @@ class Lanes:
 
     def _serve(self) -> None:
         """Give what is free to those who wait, host by host in turn."""
+        if not self._free:
+            return
         for host, lane in list(self._queue.items()):
             if not self._free:
                 return

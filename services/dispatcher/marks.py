@@ -1,13 +1,15 @@
 """What the replicas tell each other about an attempt, in Redis: claimed, its verdict, done.
 
-    carillon:dispatcher:attempt:<task>:<generation>:<attempt>  =  c<replica>   a call is in flight (expires)
+    carillon:dispatcher:attempt:<task>:<generation>:<attempt>  =  c<replica>   a call is in flight (short, renewed)
                                                                   v<verdict>   answered, the outcome not yet published
                                                                   d            settled; another may follow
                                                                   e            settled; its task has ended
     carillon:dispatcher:success:<task>:<generation>            =  d            no attempt of it needs to be made
     carillon:dispatcher:cancel:<task>:<generation>             =  x            no attempt of it may be made
 
-Only for efficiency and for fewer duplicates: Redis away means every claim is granted, at least once.
+Only for efficiency and for fewer duplicates: Redis away means every claim is granted, at least once. A claim is as
+short as a death should cost, so one beat renews those of all calls that go on for longer; a process that is frozen for
+as long as a claim loses it, and the attempt may be called a second time.
 """
 
 import asyncio
@@ -23,6 +25,7 @@ from redis.exceptions import RedisError
 
 from libs.common.coalescing import Coalescer
 from libs.common.contracts import Task
+from libs.common.ids import text_of
 from libs.common.lifecycle import Fatal
 from libs.common.metrics import REGISTRY
 from libs.common.redis import RedisAway, translating
@@ -37,8 +40,9 @@ SUCCESS_S_MAX = 25 * 3600
 CANCEL_S = 48 * 3600
 # One more than the most retries that ingest lets a task have.
 ATTEMPTS_MAX = 51
-# Beyond the call's own time limit: the time to write the verdict.
-CLAIM_GRACE_S = 10.0
+# How long others wait for a replica that died while it called; of one that is well a beat may fail.
+CLAIM_S = 8.0
+RENEW_EVERY_S = 2.0
 # The client's own limits add up: two seconds for a connection of its pool, then two for the answer.
 ANSWER_S = 2.0
 BATCH_MAX = 200
@@ -52,40 +56,60 @@ AWAY = Counter(
     ["operation"],
     registry=REGISTRY,
 )
+LOST = Counter(
+    "carillon_dispatcher_claims_lost_total",
+    "Claims of calls under way that were not there to be renewed, by what stood in their place: nothing (it is written"
+    " again), or another replica's mark (the attempt may be called twice)",
+    ["found"],
+    registry=REGISTRY,
+)
 
-SETTLED, ENDED = b"d", b"e"
+SETTLED, ENDED = "d", "e"
 
 CancelResult = Literal["cancelled", "in-flight", "ended"]
-Operation = Literal["claim", "verdict", "done", "cancelled", "release"]
+Operation = Literal["claim", "renew", "verdict", "done", "cancelled", "release"]
 
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
-# A list of marks to write: ARGV holds of each its text and its milliseconds, KEYS its key. A claim has two keys more,
-# of the marks that stand against it, and is not written where one does; the answer says which (index, mark, ...).
-# The verdict is looked for before the success mark: else the outcome of a call whose replica died unpublished
-# would never be heard of.
+# ARGV: the marks to write, packed (a list of `_Mark`): each argument of a command costs redis-py as much as packing
+# ten of them. A claim has two keys more, of the marks that stand against it, and is not written where one does; the
+# answer says which (index, mark, ...). The verdict is looked for before the success mark: else the outcome of a call
+# whose replica died unpublished would never be heard of.
 _WRITE = """
-local against, key = {}, 1
-for i = 1, #ARGV, 2 do
+local against = {}
+for i, mark in ipairs(cmsgpack.unpack(ARGV[1])) do
+    local operation, keys, text, ms = unpack(mark)
     local found = false
-    local mine = KEYS[key]
-    if string.sub(ARGV[i], 1, 1) == 'c' then
-        found = redis.call('GET', mine)
-            or redis.call('EXISTS', KEYS[key + 1]) == 1 and 'd'
-            or redis.call('EXISTS', KEYS[key + 2]) == 1 and 'x'
-        key = key + 2
+    if operation == 'claim' then
+        local stands = redis.call('MGET', unpack(keys))
+        found = stands[1] or stands[2] and 'd' or stands[3] and 'x'
     end
-    key = key + 1
     if found then
-        against[#against + 1] = (i - 1) / 2
+        against[#against + 1] = i - 1
         against[#against + 1] = found
     else
-        redis.call('SET', mine, ARGV[i], 'PX', ARGV[i + 1])
+        redis.call('SET', keys[1], text, 'PX', ms)
     end
 end
 return against
+"""
+# KEYS: claims; ARGV: their text and milliseconds. One that is gone is written anew, over another's mark none is. The
+# answer says what was not there (index, what was found, ...).
+_RENEW = """
+local lost = {}
+for i, key in ipairs(KEYS) do
+    local found = redis.call('GET', key)
+    if not found or found == ARGV[1] then
+        redis.call('SET', key, ARGV[1], 'PX', ARGV[2])
+    end
+    if found ~= ARGV[1] then
+        lost[#lost + 1] = i - 1
+        lost[#lost + 1] = found or ''
+    end
+end
+return lost
 """
 # KEYS: the cancel mark, the success mark, then the attempts' own.
 _CANCEL = """
@@ -113,35 +137,35 @@ _AWAY = (RedisAway, RedisError, Fatal)
 
 
 class _Mark(NamedTuple):
-    """One to write."""
+    """One to write. No bytes: the cmsgpack of Redis reads none."""
 
     operation: Operation
     keys: tuple[str, ...]
-    text: bytes
+    text: str
     ms: int
 
 
-class Claimed(NamedTuple):
+class Claimed(msgspec.Struct, frozen=True):
     """Yours: make the call."""
 
 
-class InFlight(NamedTuple):
-    """A call of this attempt is under way, or its replica died less than the claim's time ago."""
+class InFlight(msgspec.Struct, frozen=True):
+    """A call of this attempt is under way, or its replica died less than `CLAIM_S` ago."""
 
     replica: str
 
 
-class Told(NamedTuple):
+class Told(msgspec.Struct, frozen=True):
     """The call was made; publish this, do not call."""
 
     verdict: Verdict
 
 
-class Settled(NamedTuple):
+class Settled(msgspec.Struct, frozen=True):
     """Called and published: nothing is left to do."""
 
 
-class Cancelled(NamedTuple):
+class Cancelled(msgspec.Struct, frozen=True):
     """Somebody has cancelled the task: say so, do not call."""
 
 
@@ -149,24 +173,46 @@ Claim = Claimed | InFlight | Told | Settled | Cancelled
 
 
 class Marks:
+    """The worker renews the claims of calls under way."""
+
+    name = "claims"
+    until_last = True  # calls end while the process drains
+
     def __init__(self, redis: Redis, replica: str) -> None:
         self._redis = redis
-        self._replica = replica.encode()
+        self._replica = replica
+        self._mine = f"c{replica}"
+        # Keys of our claims, and when each was written.
+        self._claimed: dict[str, float] = {}
         self._silent_until = 0.0
         self._is_away = False
         self._write_script = redis.register_script(_WRITE)
+        self._renew_script = redis.register_script(_RENEW)
         self._release_script = redis.register_script(_RELEASE)
         self._cancel_script = redis.register_script(_CANCEL)
         self._marks = Coalescer[_Mark, bytes | None](self._write_many, items_max=BATCH_MAX, linger_s=0.001)
 
-    async def claim(self, task: Task, timeout_s: float) -> Claim:
-        """Ask for the attempt `task.attempt`."""
-        who = f"{task.id}:{task.generation}"
-        keys = (f"{PREFIX}attempt:{who}:{task.attempt}", f"{PREFIX}success:{who}", f"{PREFIX}cancel:{who}")
-        against = await self._marks.submit(
-            _Mark("claim", keys, b"c" + self._replica, int((timeout_s + CLAIM_GRACE_S) * 1000))
-        )
+    async def run(self, _stopping: asyncio.Event) -> None:
+        while True:
+            await asyncio.sleep(RENEW_EVERY_S)
+            await self.renew()
+
+    async def renew(self) -> None:
+        """One beat. Most calls end before their first."""
+        now = asyncio.get_running_loop().time()
+        old = [key for key, since in self._claimed.items() if now - since >= RENEW_EVERY_S]
+        for at in range(0, len(old), BATCH_MAX):
+            await self._renew(old[at : at + BATCH_MAX], now)
+
+    async def claim(self, task: Task) -> Claim:
+        """Ask for the attempt `task.attempt`. It is yours until you `tell` or `release`."""
+        who = f"{text_of(task.id)}:{task.generation}"
+        key = f"{PREFIX}attempt:{who}:{task.attempt}"
+        keys = (key, f"{PREFIX}success:{who}", f"{PREFIX}cancel:{who}")
+        asked_at = asyncio.get_running_loop().time()
+        against = await self._marks.submit(_Mark("claim", keys, self._mine, int(CLAIM_S * 1000)))
         if against is None:
+            self._claimed[key] = asked_at
             return Claimed()
         if against.startswith(b"c"):
             return InFlight(against[1:].decode())
@@ -176,7 +222,9 @@ class Marks:
 
     async def tell(self, task: Task, verdict: Verdict) -> None:
         """Write the verdict before its outcome is published."""
-        await self._write("verdict", attempt_key(task), b"v" + msgspec.json.encode(verdict), VERDICT_S)
+        key = attempt_key(task)
+        self._claimed.pop(key, None)
+        await self._write("verdict", key, f"v{msgspec.json.encode(verdict).decode()}", VERDICT_S)
 
     async def is_cancelled(self, task: Task) -> bool:
         """False too when Redis is away."""
@@ -193,6 +241,7 @@ class Marks:
 
     async def release(self, task: Task) -> None:
         """Give back a claim of ours that no verdict came of."""
+        self._claimed.pop(attempt_key(task), None)
         await self._asked(["release"], self._release(task))
 
     async def settle(self, task: Task, verdict: Verdict, longest_wait_s: float) -> None:
@@ -201,7 +250,26 @@ class Marks:
         if isinstance(verdict, Done) and task.attempt > 1:
             await self._write("done", success_key(task), SETTLED, min(DONE_S + int(longest_wait_s), SUCCESS_S_MAX))
 
-    async def _write(self, operation: Operation, key: str, text: bytes, seconds: int) -> None:
+    async def _renew(self, keys: list[str], now: float) -> None:
+        answer = await self._asked(["renew"], self._renewed(keys))
+        if answer is None:
+            return
+        held = self._claimed.keys() & keys  # the others were given up while it was asked
+        self._claimed.update(dict.fromkeys(held, now))
+        lost = [mark for index, mark in zip(answer[::2], answer[1::2], strict=True) if keys[index] in held]
+        if lost:
+            gone = lost.count(b"")
+            LOST.labels("nothing").inc(gone)
+            LOST.labels("another").inc(len(lost) - gone)
+            log.warning("claims.lost", written_again=gone, taken_by_others=len(lost) - gone)
+
+    async def _renewed(self, keys: list[str]) -> list[Any]:
+        with translating():
+            async with asyncio.timeout(ANSWER_S):
+                answer: list[Any] = await self._renew_script(keys, [self._mine, int(CLAIM_S * 1000)])
+        return answer
+
+    async def _write(self, operation: Operation, key: str, text: str, seconds: int) -> None:
         await self._marks.submit(_Mark(operation, (key,), text, seconds * 1000))
 
     async def _write_many(self, marks: list[_Mark]) -> Sequence[bytes | None]:
@@ -214,11 +282,9 @@ class Marks:
         return against
 
     async def _written(self, marks: list[_Mark]) -> list[Any]:
-        keys = [key.encode() for mark in marks for key in mark.keys]
-        arguments = [argument for mark in marks for argument in (mark.text, mark.ms)]
         with translating():
             async with asyncio.timeout(ANSWER_S):
-                answer: list[Any] = await self._write_script(keys, arguments)
+                answer: list[Any] = await self._write_script([], [msgspec.msgpack.encode(marks)])
         return answer
 
     async def _asked(self, operations: Iterable[Operation], asking: Coroutine[Any, Any, T]) -> T | None:
@@ -263,7 +329,7 @@ class Marks:
 
 
 def attempt_key(task: Task) -> str:
-    return f"{PREFIX}attempt:{task.id}:{task.generation}:{task.attempt}"
+    return f"{PREFIX}attempt:{text_of(task.id)}:{task.generation}:{task.attempt}"
 
 
 def cancel_key(task: Task) -> str:

@@ -63,9 +63,10 @@ class Outlet:
             case Expire(at):
                 await self._publisher.insist(topology.TASK_EVENT, encode(_expired(task, at)))
             case Cancel(at, event):
+                # The end first: the outcome of its last call alone would look like a failure.
+                await self.cancelled(task.id, task.project, (task.generation, task.attempt, task.hop), at)
                 if event is not None:
                     await self._attempt(event)
-                await self.cancelled(task.id, task.project, (task.generation, task.attempt, task.hop), at)
 
     async def cancelled(self, id_: UUID, project: str, order: tuple[int, int, int], at: datetime) -> None:
         generation, attempt, hop = order

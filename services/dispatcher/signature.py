@@ -4,12 +4,13 @@ Signed with the project's current secret, and for as long as a rotation overlaps
 receivers may change over at any moment of it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache, partial
 from typing import NamedTuple
 
 from libs.common.contracts import Task
+from libs.common.ids import text_of
 from libs.common.signing import secret, sign
 
 # To derive one costs twice a signature, and most calls are for few projects.
@@ -38,16 +39,16 @@ class Signer:
 
     def headers(self, task: Task, body: bytes, now: datetime) -> tuple[tuple[str, str], ...]:
         """`webhook-id` is the same on every attempt, the others are not. `body` is what will be sent, to the byte."""
-        id, timestamp = str(task.id), int(now.timestamp())
-        secrets = (self._secret(task.project, version) for version in self._versions(task.project, now))
+        id, timestamp = text_of(task.id), int(now.timestamp())
+        secrets = [self._secret(task.project, version) for version in self._versions(task.project, now)]
         return (
             ("webhook-id", id),
             ("webhook-timestamp", str(timestamp)),
-            ("webhook-signature", " ".join(sign(each, id, timestamp, body) for each in secrets)),
+            ("webhook-signature", " ".join([sign(each, id, timestamp, body) for each in secrets])),
         )
 
-    def _versions(self, project: str, now: datetime) -> Iterator[int]:
+    def _versions(self, project: str, now: datetime) -> tuple[int, ...]:
         versions = self._versions_of(project)
-        yield versions.current
         if versions.previous_until is not None and now < versions.previous_until:
-            yield versions.current - 1
+            return versions.current, versions.current - 1
+        return (versions.current,)

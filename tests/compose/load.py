@@ -24,7 +24,7 @@ AHEAD_S_MAX = 5.0
 NOTICE_EVERY_S = 2.0
 SHARES: dict[Behaviour, float] = {"ok": 0.88, "flaky": 0.10, "broken": 0.02}
 ACCEPT_WITHIN_S = 60.0
-# A call that a death cuts off is repeated when its claim ends: 15 s for the call, 10 s more, then the rung.
+# A call that a death cuts off is repeated when its claim ends: 8 s at most, then the rung.
 CALL_WITHIN_S = 90.0
 MAIL_WITHIN_S = 45.0
 LOOK_AGAIN_S = 0.5

@@ -35,7 +35,7 @@ async def test_the_death_of_one_replica_loses_nothing(
     api: aiohttp.ClientSession, receiver: Receiver, service: str
 ) -> None:
     """The first ingest is the one the client talks to, so there the second is killed."""
-    # A call that the kill cuts off is repeated when its claim ends, 10 s after its own time limit.
+    # A call that the kill cuts off is repeated when its claim ends, 8 s after the kill at most.
     tasks = [await create(api, url=f"{receiver.url}/{service}-{n}", delay=n / 20, timeout_s=1) for n in range(40)]
     replica = 2 if service == "ingest" else 1
     pid_file = STACK / "pids" / f"{service}-{replica}"

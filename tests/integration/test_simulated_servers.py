@@ -12,10 +12,12 @@ from redis.asyncio import Redis
 
 from libs.common.contracts import AttemptFinished, Call, CancelTask, Task, encode
 from libs.common.postgres import Postgres, postgres_pool
-from services.dispatcher.marks import Marks
+from services.dispatcher import marks as marks_module
+from services.dispatcher.marks import Marks, attempt_key
 from services.dispatcher.retry import Done, Fail, Retry
 from services.scheduler.store import DueRow, Emit, Emitted, Row, Store
 from services.scheduler.store_commands import CommandStore
+from tests.simulation import redis as simulated
 from tests.simulation.postgres import SimStore, Tables
 from tests.simulation.redis import Memory, SimMarks
 from tests.simulation.world import Life, Luck
@@ -77,7 +79,10 @@ async def test_the_tables_in_memory_answer_as_postgres(scheduler_postgres: Postg
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_the_marks_in_memory_answer_as_redis(redis_url: str, seed: int) -> None:
+async def test_the_marks_in_memory_answer_as_redis(redis_url: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (marks_module, simulated):
+        monkeypatch.setattr(module, "RENEW_EVERY_S", 0.0)  # all claims are old enough
+        monkeypatch.setattr(module, "CLAIM_S", 600.0)  # none ends while one server was asked and the other not yet
     dice, memory = random.Random(seed), Memory(Luck(seed, faults=0.0))
     redis = Redis.from_url(redis_url)
     replicas = [(Marks(redis, name), SimMarks(memory, Life(name))) for name in ("one", "two")]
@@ -86,9 +91,16 @@ async def test_the_marks_in_memory_answer_as_redis(redis_url: str, seed: int) ->
             real, fake = dice.choice(replicas)
             task = _task(dice.choice(IDS), (dice.randint(1, 2), dice.randint(1, 3), 0))
             verdict = _verdict(task, dice)
-            match dice.choice(("claim", "claim", "tell", "settle", "release", "cancel", "is cancelled")):
+            deeds = ("claim", "claim", "renew", "forget", "tell", "settle", "release", "cancel", "is cancelled")
+            match dice.choice(deeds):
                 case "claim":
-                    assert await fake.claim(task, 60.0) == await real.claim(task, 60.0)
+                    assert await fake.claim(task) == await real.claim(task)
+                case "renew":
+                    await fake.renew()
+                    await real.renew()
+                case "forget":  # as it does when a claim has ended
+                    memory.delete("attempt", task.id, task.generation, task.attempt)
+                    await redis.delete(attempt_key(task))
                 case "tell":
                     await fake.tell(task, verdict)
                     await real.tell(task, verdict)

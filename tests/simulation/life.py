@@ -29,7 +29,7 @@ AFTERMATH_S = 40.0
 ROLES = ("scheduler 1", "scheduler 2", "dispatcher 1", "dispatcher 2")
 SCRIPTS: tuple[tuple[Step, ...], ...] = (
     ("200",), ("200",), ("503", "200"), ("503", "503", "200"), ("timeout", "200"), ("slow 200",), ("503",), ("410",),
-    ("503", "slow 200"), ("503", "503", "503", "200"),
+    ("503", "slow 200"), ("503", "503", "503", "200"), ("long 200",), ("503", "long 200"),
 )  # fmt: skip
 LADDERS: tuple[tuple[float, ...] | None, ...] = (None, (1.0,), (0.7, 2.0), (), (2.0, 3.3, 1.0))
 

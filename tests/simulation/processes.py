@@ -118,7 +118,8 @@ def scheduler(world: World, life: Life, clock: Clock) -> Desk:
 
 def dispatcher(world: World, life: Life, clock: Clock) -> Desk:
     publisher = cast("Any", SimPublisher(world.broker, world.luck, life))
-    marks = cast("Any", SimMarks(world.memory, life))
+    sim_marks = SimMarks(world.memory, life)
+    marks = cast("Any", sim_marks)
     ladder = Ladder(RUNGS_S, world.luck.dice.random)
     outlet = Outlet(publisher, clock, life.name)
     attempts = Attempts(SimCaller(world.target, life, cast("Time", clock)), _signer(), ladder, clock, life.name)
@@ -144,6 +145,7 @@ def dispatcher(world: World, life: Life, clock: Clock) -> Desk:
             for delivered in await world.broker.take(queue, life):
                 life.run(one(delivered))
 
+    life.run(sim_marks.run())
     life.run(feed(topology.DISPATCHER_DUE))
     life.run(feed(topology.DISPATCHER_RETRY_DUE))
     return desk

@@ -11,8 +11,9 @@ from libs.common.redis import RedisAway
 from services.dispatcher.marks import (
     ATTEMPTS_MAX,
     CANCEL_S,
-    CLAIM_GRACE_S,
+    CLAIM_S,
     DONE_S,
+    RENEW_EVERY_S,
     SUCCESS_S_MAX,
     VERDICT_S,
     Cancelled,
@@ -63,15 +64,38 @@ class SimMarks:
     def __init__(self, memory: Memory, life: Life) -> None:
         self._memory = memory
         self._life = life
+        self._claimed: dict[tuple[object, ...], float] = {}
 
-    async def claim(self, task: Task, timeout_s: float) -> Claim:
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_EVERY_S)
+            await self.renew()
+
+    async def renew(self) -> None:
+        now = self._memory.time.monotonic()
+        old = [key for key, since in self._claimed.items() if now - since >= RENEW_EVERY_S]
+        if self._memory.luck.broken == "a claim lasts as long as its call" or not await self._is_there():
+            return
+        for key in self._claimed.keys() & old:
+            self._claimed[key] = now
+            if self._memory.get(*key) in (None, f"c{self._life.name}"):
+                self._memory.set(f"c{self._life.name}", CLAIM_S, *key)
+
+    async def claim(self, task: Task) -> Claim:
+        asked_at, key = self._memory.time.monotonic(), _key(task)
+        claim = await self._asked(task)
+        if claim == Claimed():
+            self._claimed[key] = asked_at
+        return claim
+
+    async def _asked(self, task: Task) -> Claim:
         if not await self._is_there():
             return Claimed()
         who = (task.id, task.generation)
         found = self._against(task, who)
         if found is not None:
             return found
-        self._memory.set(f"c{self._life.name}", timeout_s + CLAIM_GRACE_S, "attempt", *who, task.attempt)
+        self._memory.set(f"c{self._life.name}", CLAIM_S, *_key(task))
         await self._memory.luck.delay(0.001)
         return Claimed()
 
@@ -79,7 +103,7 @@ class SimMarks:
         """The verdict before the success, or the outcome of a call that died unpublished is never heard of."""
         if self._memory.luck.broken == "a claim for every call":
             return None
-        match self._memory.get("attempt", *who, task.attempt):
+        match self._memory.get(*_key(task)):
             case (_, verdict):
                 return Told(verdict)
             case str(mark) if mark.startswith("c"):
@@ -91,8 +115,9 @@ class SimMarks:
         return Cancelled() if self._memory.get("cancel", *who) else None
 
     async def tell(self, task: Task, verdict: Verdict) -> None:
+        self._claimed.pop(_key(task), None)
         if await self._is_there():
-            self._memory.set(("v", verdict), VERDICT_S, "attempt", task.id, task.generation, task.attempt)
+            self._memory.set(("v", verdict), VERDICT_S, *_key(task))
 
     async def is_cancelled(self, task: Task) -> bool:
         return await self._is_there() and bool(self._memory.get("cancel", task.id, task.generation))
@@ -113,7 +138,8 @@ class SimMarks:
         return answer
 
     async def release(self, task: Task) -> None:
-        key = ("attempt", task.id, task.generation, task.attempt)
+        key = _key(task)
+        self._claimed.pop(key, None)
         if await self._is_there() and self._memory.get(*key) == f"c{self._life.name}":
             self._memory.delete(*key)
 
@@ -121,7 +147,7 @@ class SimMarks:
         if not await self._is_there():
             return
         mark = "d" if isinstance(verdict, Retry) else "e"
-        self._memory.set(mark, DONE_S, "attempt", task.id, task.generation, task.attempt)
+        self._memory.set(mark, DONE_S, *_key(task))
         if isinstance(verdict, Done) and task.attempt > 1:
             seconds = min(DONE_S + int(longest_wait_s), SUCCESS_S_MAX)
             self._memory.set("d", seconds, "success", task.id, task.generation)
@@ -130,3 +156,7 @@ class SimMarks:
         await self._memory.luck.delay(0.001)
         self._life.check()
         return self._memory.is_up
+
+
+def _key(task: Task) -> tuple[object, ...]:
+    return ("attempt", task.id, task.generation, task.attempt)

@@ -9,9 +9,12 @@ from services.dispatcher.caller import Request
 from services.dispatcher.outcome import Answer
 from tests.simulation.world import Life, Time
 
-Step = Literal["200", "503", "410", "timeout", "slow 200"]
+Step = Literal["200", "503", "410", "timeout", "slow 200", "long 200"]
 TIMEOUT_S = 3.0
-TAKES_S: dict[Step, float] = {"200": 0.01, "503": 0.01, "410": 0.01, "timeout": TIMEOUT_S, "slow 200": 1.5}
+# The last is longer than a claim lives that nobody renews.
+TAKES_S: dict[Step, float] = {
+    "200": 0.01, "503": 0.01, "410": 0.01, "timeout": TIMEOUT_S, "slow 200": 1.5, "long 200": 20.0,
+}  # fmt: skip
 
 
 class Made(NamedTuple):

@@ -15,6 +15,7 @@ Rule = Literal[
     "fire commits after the confirm",
     "the row decides what is due",
     "a claim for every call",
+    "a claim lasts as long as its call",
     "ack after all of it",
 ]
 """Of the design: each may be switched off, to see that somebody notices."""

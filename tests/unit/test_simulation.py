@@ -16,6 +16,7 @@ NOTICED: dict[Rule, set[str]] = {
     "fire commits after the confirm": {"lost"},
     "the row decides what is due": {"early"},
     "a claim for every call": {"repeated"},
+    "a claim lasts as long as its call": {"repeated"},
     "ack after all of it": {"lost", "endless"},
 }
 

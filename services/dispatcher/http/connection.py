@@ -40,6 +40,9 @@ class Connection(asyncio.Protocol):
         self._parser = _parser(self)
         self._transport: asyncio.Transport | None = None
         self._asked: asyncio.Future[Reply] | None = None
+        self._deadline = 0.0
+        # Of the request in hand, or of an earlier one: it looks again when it fires. To set and cancel one for each
+        # request costs as much as the parser.
         self._timer: asyncio.TimerHandle | None = None
         self.idle_since = 0.0
         self.first_byte_s: float | None = None
@@ -53,7 +56,7 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             self._fail("disconnected", "the receiver closed the connection at once")
         else:
-            self._timer = self._loop.call_at(deadline, self._fail, "timeout", "no whole answer in time")
+            self._expect_by(deadline)
             self._transport.write(request)
             self._asked_at = self._loop.time()
         return asked
@@ -70,8 +73,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close it without a goodbye; nothing of it can meet another request."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._forget_timer()
         self._asked = None
         if self._transport is not None:
             self._transport.abort()
@@ -102,6 +104,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
+        self._forget_timer()
         del self._parser  # which holds this object
         if self._asked is None:
             return
@@ -162,8 +165,6 @@ class Connection(asyncio.Protocol):
     def _finish(self) -> None:
         asked, transport, self._asked = self._asked, self._transport, None
         assert asked is not None
-        assert self._timer is not None
-        self._timer.cancel()
         reply = Reply(self._status, self._headers, bytes(self._body[:BODY_READ_MAX]))
         self._headers, self._body = [], bytearray()  # nobody needs them while it waits
         # What is still being sent would reach the receiver as the beginning of the next request.
@@ -171,6 +172,26 @@ class Connection(asyncio.Protocol):
             self.abort()
         if not asked.done():
             asked.set_result(reply)
+
+    def _expect_by(self, deadline: float) -> None:
+        self._deadline = deadline
+        if self._timer is None or deadline < self._timer.when():
+            self._forget_timer()
+            self._timer = self._loop.call_at(deadline, self._look_at_deadline)
+
+    def _look_at_deadline(self) -> None:
+        self._timer = None
+        if self._asked is None:
+            return
+        if self._deadline > self._loop.time():
+            self._expect_by(self._deadline)
+        else:
+            self._fail("timeout", "no whole answer in time")
+
+    def _forget_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _fail(self, error: ErrorClass, detail: str, *, is_unanswered: bool = False) -> None:
         asked = self._asked

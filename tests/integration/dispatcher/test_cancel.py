@@ -85,6 +85,7 @@ async def test_a_call_under_way_that_does_not_succeed_is_the_last(
         assert await depth(amqp, topology.rung_queue_name(topology.rung_ms(RETRY_SCHEDULE_S[0]))) == 0
     assert len(caller.requests) == 1
     [attempt], [end] = events.of(AttemptFinished), events.of(TaskFinished)
+    assert events.items[0].get("state") == "cancelled", "for a moment it would be a task that has failed"
     assert (attempt.outcome, attempt.next_attempt_at, end.state) == ("failed", None, "cancelled")
     assert fallback.items == [], "nobody wants to hear of it any more"
 
@@ -132,6 +133,6 @@ async def test_a_verdict_that_was_not_told_is_in_flight(amqp_url: str, redis_url
         assert await cancelled(made, redis, task) == "in-flight"
 
 
-async def _has_mark(redis: Redis, mark: bytes) -> bool:
+async def _has_mark(redis: Redis, mark: str) -> bool:
     keys = await redis.keys("carillon:dispatcher:attempt:*")
-    return bool(keys) and mark in await redis.mget(keys)
+    return bool(keys) and mark.encode() in await redis.mget(keys)

@@ -267,7 +267,7 @@ async def test_what_waits_for_a_claim_is_a_hop_further_and_keeps_its_own_time(
     task = a_task(attempt=2, hop=5)
     coming = await Tap(amqp, topology.DISPATCHER_RETRY_DUE).open()
     async with dispatcher(amqp_url, redis_url, FakeCaller(), consumes=False) as made:
-        assert await made.marks.claim(task, 15) == Claimed()
+        assert await made.marks.claim(task) == Claimed()
         await made.delivery.handle(due(task))
         [item] = await coming.has(1)
     assert task_in(item) == msgspec.structs.replace(task, hop=6)
@@ -304,7 +304,7 @@ async def _told(redis_url: str, task: Task) -> Any:
     from services.dispatcher.marks import Marks
 
     client = redis_client(redis_url)
-    told = await Marks(client, "asks").claim(task, 15)
+    told = await Marks(client, "asks").claim(task)
     await client.aclose()
     assert isinstance(told, Told)
     return told.verdict
@@ -358,7 +358,7 @@ async def test_a_call_that_died_is_made_again_when_its_claim_has_ended(
         await dead.called(1)
         calling.cancel()
         await asyncio.wait({calling})
-        assert await one.marks.claim(task, 15) == InFlight("one")
+        assert await one.marks.claim(task) == InFlight("one")
     before = repeated("claim")
     async with dispatcher(amqp_url, redis_url, alive, replica="two") as two:
         await two.due(task)
@@ -374,7 +374,7 @@ async def test_a_success_ends_the_fork_that_climbs_beside_it(amqp_url: str, redi
     async with dispatcher(amqp_url, redis_url, caller, consumes=False) as made:
         await made.delivery.handle(due(task))
         await made.delivery.handle(due(msgspec.structs.replace(task, attempt=3)))
-        assert await made.marks.claim(msgspec.structs.replace(task, attempt=4), 15) == Settled()
+        assert await made.marks.claim(msgspec.structs.replace(task, attempt=4)) == Settled()
     await events.has(1)
     assert len(caller.requests) == 1
 

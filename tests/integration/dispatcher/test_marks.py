@@ -33,6 +33,10 @@ def away(operation: str) -> float:
     return REGISTRY.get_sample_value("carillon_dispatcher_marks_away_total", {"operation": operation}) or 0.0
 
 
+def lost(found: str) -> float:
+    return REGISTRY.get_sample_value("carillon_dispatcher_claims_lost_total", {"found": found}) or 0.0
+
+
 @asynccontextmanager
 async def a_replica(url: str, name: str = "one") -> AsyncIterator[Marks]:
     client = redis_client(url)
@@ -66,8 +70,8 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 async def test_an_attempt_is_claimed_once_among_two_replicas(one: Marks, two: Marks) -> None:
     tasks = [a_task() for _ in range(500)]
     ones, twos = await asyncio.gather(
-        asyncio.gather(*(one.claim(task, 15) for task in tasks)),
-        asyncio.gather(*(two.claim(task, 15) for task in reversed(tasks))),
+        asyncio.gather(*(one.claim(task) for task in tasks)),
+        asyncio.gather(*(two.claim(task) for task in reversed(tasks))),
     )
     for first, second in zip(ones, reversed(twos), strict=True):
         assert {type(first), type(second)} == {Claimed, InFlight}
@@ -76,58 +80,122 @@ async def test_an_attempt_is_claimed_once_among_two_replicas(one: Marks, two: Ma
 
 async def test_a_claim_in_flight_is_in_flight_for_its_holder_too(one: Marks) -> None:
     task = a_task()
-    assert await one.claim(task, 15) == Claimed()
-    assert await one.claim(task, 15) == InFlight("one")
+    assert await one.claim(task) == Claimed()
+    assert await one.claim(task) == InFlight("one")
 
 
 async def test_the_same_attempt_twice_in_one_batch_is_claimed_once(one: Marks) -> None:
     task = a_task()
-    claims = await asyncio.gather(*(one.claim(task, 15) for _ in range(10)))
+    claims = await asyncio.gather(*(one.claim(task) for _ in range(10)))
     assert claims.count(Claimed()) == 1
 
 
 async def test_each_attempt_and_each_generation_has_its_own_claim_and_a_hop_has_none(one: Marks) -> None:
     task = a_task()
-    assert await one.claim(task, 15) == Claimed()
-    assert await one.claim(a_task(id=task.id, attempt=2), 15) == Claimed()
-    assert await one.claim(a_task(id=task.id, generation=2), 15) == Claimed()
-    assert await one.claim(a_task(id=task.id, hop=9), 15) == InFlight("one")
-    assert await one.claim(a_task(), 15) == Claimed()
+    assert await one.claim(task) == Claimed()
+    assert await one.claim(a_task(id=task.id, attempt=2)) == Claimed()
+    assert await one.claim(a_task(id=task.id, generation=2)) == Claimed()
+    assert await one.claim(a_task(id=task.id, hop=9)) == InFlight("one")
+    assert await one.claim(a_task()) == Claimed()
 
 
-async def test_a_claim_lives_as_long_as_the_call_and_ten_seconds(one: Marks, redis: Redis) -> None:
-    slow, fast = a_task(), a_task()
-    await asyncio.gather(one.claim(slow, 20.5), one.claim(fast, 1))
-    assert 29_000 < await redis.pttl(attempt_key(slow)) <= 30_500
-    assert 10_000 < await redis.pttl(attempt_key(fast)) <= 11_000
+async def test_a_claim_lives_for_eight_seconds(one: Marks, redis: Redis) -> None:
+    task = a_task()
+    await one.claim(task)
+    assert 7_000 < await redis.pttl(attempt_key(task)) <= 8_000
 
 
-async def test_a_claim_expires_and_is_anothers(one: Marks, two: Marks, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(marks_module, "CLAIM_GRACE_S", 0.2)
+async def test_a_claim_that_nobody_renews_expires_and_is_anothers(
+    one: Marks, two: Marks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(marks_module, "CLAIM_S", 0.4)
     task, begun = a_task(), time.monotonic()
-    assert await one.claim(task, 0.2) == Claimed()
+    assert await one.claim(task) == Claimed()
 
     async def is_so() -> bool:
-        return await two.claim(task, 15) == Claimed()
+        return await two.claim(task) == Claimed()
 
     await until("the claim to expire", is_so)
     assert 0.39 < time.monotonic() - begun < 2
 
 
+async def test_claims_are_renewed_by_beats_until_the_verdict(
+    one: Marks, two: Marks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(marks_module, "CLAIM_S", 0.8)
+    monkeypatch.setattr(marks_module, "RENEW_EVERY_S", 0.1)
+    tasks, stopping = [a_task() for _ in range(marks_module.BATCH_MAX + 1)], asyncio.Event()
+    stopping.set()  # a process that drains has calls as well
+    await asyncio.gather(*(one.claim(task) for task in tasks))
+    renewing = asyncio.create_task(one.run(stopping))
+    begun = time.monotonic()
+    while time.monotonic() < begun + 2.0:
+        assert set(await asyncio.gather(*(two.claim(task) for task in tasks))) == {InFlight("one")}
+        await asyncio.sleep(0.05)
+    verdict = verdict_of(200)
+    await one.tell(tasks[0], verdict)
+    assert await two.claim(tasks[0]) == Told(verdict)
+    assert await two.claim(tasks[-1]) == InFlight("one")
+    renewing.cancel()
+
+
+async def test_a_call_that_ends_soon_has_its_claim_never_renewed(one: Marks, redis: Redis) -> None:
+    task = a_task()
+    await one.claim(task)
+    await redis.pexpire(attempt_key(task), 5_000)
+    await one.renew()
+    assert await redis.pttl(attempt_key(task)) <= 5_000
+
+
+async def test_what_is_no_claim_of_ours_any_more_is_not_renewed(
+    one: Marks, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(marks_module, "RENEW_EVERY_S", 0.0)
+    released, told, anothers = a_task(), a_task(), a_task()
+    for task in (released, told, anothers):
+        await one.claim(task)
+    await one.release(released)
+    verdict = verdict_of(200)
+    await one.tell(told, verdict)
+    await redis.set(attempt_key(anothers), "ctwo", px=5_000)
+    before = lost("nothing"), lost("another")
+    with capture_logs() as logs:
+        await one.renew()
+    assert await redis.exists(attempt_key(released)) == 0
+    assert await one.claim(told) == Told(verdict)
+    assert await redis.get(attempt_key(anothers)) == b"ctwo"
+    assert await redis.pttl(attempt_key(anothers)) <= 5_000
+    assert (lost("nothing"), lost("another")) == (before[0], before[1] + 1)
+    assert [entry["event"] for entry in logs] == ["claims.lost"]
+
+
+async def test_a_claim_that_redis_has_forgotten_is_written_again(
+    one: Marks, two: Marks, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(marks_module, "RENEW_EVERY_S", 0.0)
+    task = a_task()
+    await one.claim(task)
+    await redis.delete(attempt_key(task))
+    before = lost("nothing")
+    await one.renew()
+    assert await two.claim(task) == InFlight("one")
+    assert lost("nothing") == before + 1
+
+
 async def test_a_claim_is_given_back_by_its_holder_alone(one: Marks, two: Marks) -> None:
     task = a_task()
-    await one.claim(task, 15)
+    await one.claim(task)
     await two.release(task)
-    assert await two.claim(task, 15) == InFlight("one")
+    assert await two.claim(task) == InFlight("one")
     await one.release(task)
-    assert await two.claim(task, 15) == Claimed()
+    assert await two.claim(task) == Claimed()
 
 
 async def test_no_verdict_is_given_back_with_a_claim(one: Marks) -> None:
     task, verdict = a_task(), verdict_of(503)
     await one.tell(task, verdict)
     await one.release(task)
-    assert await one.claim(task, 15) == Told(verdict)
+    assert await one.claim(task) == Told(verdict)
 
 
 # --- verdicts and ends
@@ -136,9 +204,9 @@ async def test_no_verdict_is_given_back_with_a_claim(one: Marks) -> None:
 @pytest.mark.parametrize("verdict", [verdict_of(200), verdict_of(503), verdict_of(410), Expire(NOW)])
 async def test_a_verdict_is_told_again_to_whoever_asks(one: Marks, two: Marks, redis: Redis, verdict: Verdict) -> None:
     task = a_task()
-    await one.claim(task, 1)
+    await one.claim(task)
     await one.tell(task, verdict)
-    assert [await two.claim(task, 15), await one.claim(task, 15)] == [Told(verdict)] * 2
+    assert [await two.claim(task), await one.claim(task)] == [Told(verdict)] * 2
     assert await redis.ttl(attempt_key(task)) > 24 * 3600
 
 
@@ -146,17 +214,17 @@ async def test_a_settled_attempt_is_settled_for_an_hour(one: Marks, two: Marks, 
     task, verdict = a_task(), verdict_of(503)
     await one.tell(task, verdict)
     await one.settle(task, verdict, 7200)
-    assert await two.claim(task, 15) == Settled()
+    assert await two.claim(task) == Settled()
     assert 3590 < await redis.ttl(attempt_key(task)) <= 3600
-    assert await two.claim(a_task(id=task.id, attempt=2), 15) == Claimed()
+    assert await two.claim(a_task(id=task.id, attempt=2)) == Claimed()
 
 
 async def test_a_success_stops_the_later_attempts_of_a_fork(one: Marks, two: Marks) -> None:
     task = a_task(attempt=2)
     await one.settle(task, verdict_of(200, 2), 7200)
     for attempt in (1, 3, 7):
-        assert await two.claim(a_task(id=task.id, attempt=attempt), 15) == Settled()
-    assert await two.claim(a_task(id=task.id, attempt=1, generation=2), 15) == Claimed()
+        assert await two.claim(a_task(id=task.id, attempt=attempt)) == Settled()
+    assert await two.claim(a_task(id=task.id, attempt=1, generation=2)) == Claimed()
 
 
 @pytest.mark.parametrize(("wait_s", "seconds"), [(0.0, 3600), (7200.0, 10_800), (86_400.0, 90_000), (1e6, 90_000)])
@@ -180,13 +248,13 @@ async def test_a_verdict_is_heard_of_although_another_attempt_succeeded(one: Mar
     task = a_task(attempt=2)
     await one.tell(task, verdict)
     await one.settle(a_task(id=task.id, attempt=3), verdict_of(200, 3), 7200)
-    assert await two.claim(task, 15) == Told(verdict)
+    assert await two.claim(task) == Told(verdict)
 
 
 async def test_every_mark_ends_by_itself(one: Marks, redis: Redis) -> None:
     task = a_task(attempt=2)
-    await one.claim(task, 15)
-    await one.claim(a_task(), 15)
+    await one.claim(task)
+    await one.claim(a_task())
     await one.tell(a_task(), verdict_of(200))
     await one.settle(task, verdict_of(200, 2), 7200)
     keys = await redis.keys("*")
@@ -196,14 +264,14 @@ async def test_every_mark_ends_by_itself(one: Marks, redis: Redis) -> None:
 
 
 async def test_the_scripts_are_loaded_again_into_a_redis_that_forgot_them(one: Marks, redis: Redis) -> None:
-    await one.claim(a_task(), 15)
+    await one.claim(a_task())
     await redis.script_flush()
     before = away("claim")
-    assert await one.claim(a_task(), 15) == Claimed()
+    assert await one.claim(a_task()) == Claimed()
     task = a_task()
-    await one.claim(task, 15)
+    await one.claim(task)
     await one.release(task)
-    assert await one.claim(task, 15) == Claimed()
+    assert await one.claim(task) == Claimed()
     assert away("claim") == before
 
 
@@ -264,12 +332,12 @@ async def test_a_dead_redis_grants_every_claim_at_once_and_a_new_one_is_used_aga
     await own.start()
     task = a_task()
     async with a_replica(own.url) as marks:
-        await marks.claim(task, 15)
+        await marks.claim(task)
         own.send(signal.SIGKILL)
         assert own.process is not None
         own.process.wait()
         claims, verdicts, dones, begun = away("claim"), away("verdict"), away("done"), time.monotonic()
-        assert await asyncio.gather(*(marks.claim(task, 15) for _ in range(50))) == [Claimed()] * 50
+        assert await asyncio.gather(*(marks.claim(task) for _ in range(50))) == [Claimed()] * 50
         await marks.tell(task, verdict_of(200))
         await marks.settle(task, verdict_of(200), 60)
         await marks.release(task)
@@ -277,34 +345,47 @@ async def test_a_dead_redis_grants_every_claim_at_once_and_a_new_one_is_used_aga
         assert (away("claim"), away("verdict"), away("done")) == (claims + 50, verdicts + 1, dones + 1)
 
         await own.start()
-        assert await marks.claim(task, 15) == Claimed()
-        assert await marks.claim(task, 15) == InFlight("one")
+        assert await marks.claim(task) == Claimed()
+        assert await marks.claim(task) == InFlight("one")
+
+
+async def test_a_claim_without_redis_is_written_when_it_is_back(own: OwnRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(marks_module, "RENEW_EVERY_S", 0.0)
+    task = a_task()
+    async with a_replica(own.url) as marks, a_replica(own.url, "two") as other:
+        assert await marks.claim(task) == Claimed()
+        before = away("renew")
+        await marks.renew()
+        assert away("renew") == before + 1
+        await own.start()
+        await marks.renew()
+        assert await other.claim(task) == InFlight("one")
 
 
 async def test_a_redis_that_is_lost_is_told_once_with_the_reason_and_so_is_its_return(own: OwnRedis) -> None:
     with capture_logs() as logs:
         async with a_replica(own.url) as marks:
             for _ in range(2):
-                await marks.claim(a_task(), 15)
+                await marks.claim(a_task())
             assert [entry["event"] for entry in logs] == ["redis.lost"]
             assert str(own.port) in logs[0]["reason"]
             await own.start()
             for _ in range(2):
-                await marks.claim(a_task(), 15)
+                await marks.claim(a_task())
     assert [entry["event"] for entry in logs] == ["redis.lost", "redis.recovered"]
 
 
 async def test_a_frozen_redis_grants_claims_within_its_time_limit_however_many_wait(own: OwnRedis) -> None:
     await own.start()
     async with a_replica(own.url) as marks:
-        await marks.claim(a_task(), 15)
+        await marks.claim(a_task())
         own.send(signal.SIGSTOP)
         before, begun = away("claim"), time.monotonic()
 
         async def claimed_later(after_s: float) -> float:
             await asyncio.sleep(after_s)  # as they come: spread, not in one batch
             asked = time.monotonic()
-            assert await marks.claim(a_task(), 15) == Claimed()
+            assert await marks.claim(a_task()) == Claimed()
             return time.monotonic() - asked
 
         waits_s = await asyncio.gather(*(claimed_later(n / 200) for n in range(200)))
@@ -313,13 +394,13 @@ async def test_a_frozen_redis_grants_claims_within_its_time_limit_however_many_w
         assert away("claim") == before + 200
         begun = time.monotonic()
         for _ in range(20):  # one wait is enough to know
-            assert await marks.claim(a_task(), 15) == Claimed()
+            assert await marks.claim(a_task()) == Claimed()
         assert time.monotonic() - begun < 2.6
         own.send(signal.SIGCONT)
 
         async def is_so() -> bool:
             task = a_task()
-            return [await marks.claim(task, 15), await marks.claim(task, 15)] == [Claimed(), InFlight("one")]
+            return [await marks.claim(task), await marks.claim(task)] == [Claimed(), InFlight("one")]
 
         await until("marks again after the thaw", is_so)
 
@@ -342,7 +423,7 @@ async def test_a_redis_that_says_no_counts_as_away(own: OwnRedis, command: str) 
             await marks._redis.connection_pool.disconnect()
         before = away("claim"), away("verdict"), away("done"), away("release")
         task = a_task()
-        assert await marks.claim(task, 15) == Claimed()
+        assert await marks.claim(task) == Claimed()
         await marks.tell(task, verdict_of(200))
         await marks.settle(task, verdict_of(200), 60)
         await marks.release(task)
@@ -351,7 +432,7 @@ async def test_a_redis_that_says_no_counts_as_away(own: OwnRedis, command: str) 
 
 async def test_a_task_cancelled_while_it_claims_disturbs_no_other(one: Marks) -> None:
     tasks = [a_task() for _ in range(100)]
-    asking = [asyncio.create_task(one.claim(task, 15)) for task in tasks]
+    asking = [asyncio.create_task(one.claim(task)) for task in tasks]
     await asyncio.sleep(0)
     for task in asking[::2]:
         task.cancel()

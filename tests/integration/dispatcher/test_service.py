@@ -19,7 +19,7 @@ from libs.common.contracts import AttemptFinished, Task, encode
 from libs.common.publisher import Publisher
 from libs.common.signing import secret, sign
 from libs.common.version import VERSION
-from services.dispatcher.marks import attempt_key
+from services.dispatcher.marks import CLAIM_S, attempt_key
 from tests.conftest import RETRY_SCHEDULE_S, ROOT
 from tests.integration.dispatcher.rig import Received, Tap, depth, receiver
 from tests.integration.rig import publishing, until
@@ -301,4 +301,40 @@ async def test_it_starts_and_calls_without_redis(start: Start, scheduler: Publis
     async with receiver() as made:
         await emit(scheduler, a_task(a_call(url=made.url)))
         await events.has(1)
+        assert len(made.requests) == 1
+
+
+# --- claims
+
+
+async def test_killed_during_a_call_it_is_made_again_soon_whatever_its_time_limit(
+    start: Start, scheduler: Publisher, events: Tap
+) -> None:
+    one, gate = await start("one"), Gate()
+    async with receiver(gate) as made:
+        task = a_task(a_call(url=made.url, timeout_s=60.0))
+        await emit(scheduler, task)
+        await gate.holds(1)
+        await start("two")
+        one.running.kill()
+        gate.opened.set()  # for the second; the first has nobody to hear it
+        await made.got(2, within_s=12)
+        await events.has(1)
+    assert {request.header("webhook-id") for request in made.requests} == {str(task.id)}
+
+
+async def test_a_call_that_outlasts_a_claim_is_not_made_by_another(
+    start: Start, scheduler: Publisher, events: Tap
+) -> None:
+    async def slowly(_received: Received) -> web.StreamResponse:
+        await asyncio.sleep(CLAIM_S + 4)
+        return web.Response(text="ok")
+
+    await asyncio.gather(start("one"), start("two"))
+    async with receiver(slowly) as made:
+        task = a_task(a_call(url=made.url, timeout_s=60.0))
+        for _ in range(4):  # each copy asks for the claim every 0.2 s
+            await emit(scheduler, task)
+        await made.got(1)
+        await events.has(1, within_s=CLAIM_S + 10)
         assert len(made.requests) == 1
