@@ -27,6 +27,7 @@ from deploy.local.private import read_env_file
 from deploy.setup import migrate, migrations
 from libs.common.declaration import declare
 from libs.common.topology import Topology, topology
+from tests.brokerctl import broker_pid, in_stack
 
 ROOT = Path(__file__).parent.parent
 # Elsewhere, for a second checkout's tests at the same time: TEST_STACK_DIR and TEST_PORT_OFFSET.
@@ -134,7 +135,7 @@ async def redis_url(servers: dict[str, str]) -> str:
 @pytest.fixture
 def rabbitmqctl(servers: dict[str, str]) -> Callable[..., str]:
     """Run rabbitmqctl against the test broker: `rabbitmqctl("set_vm_memory_high_watermark", "0.4")`."""
-    command, environ = _in_container() if BROKER_CONTAINER else _in_stack()
+    command, environ = _in_container() if BROKER_CONTAINER else in_stack(STACK)
 
     def control(*words: str) -> str:
         done = subprocess.run([*command, *words], env=environ, capture_output=True, text=True, check=True)
@@ -152,30 +153,13 @@ def kill_broker(servers: dict[str, str]) -> Callable[[], None]:
             subprocess.run(["docker", "kill", BROKER_CONTAINER], capture_output=True, check=True)
             subprocess.run(["docker", "start", BROKER_CONTAINER], capture_output=True, check=True)
         else:
-            os.kill(_broker_pid(), signal.SIGKILL)  # the supervisor starts it again
+            os.kill(broker_pid(STACK), signal.SIGKILL)  # the supervisor starts it again
 
     return kill
 
 
-def _broker_pid() -> int:
-    return int((STACK / "pids" / "rabbitmq").read_text())
-
-
 def _in_container() -> tuple[list[str], dict[str, str]]:
     return ["docker", "exec", BROKER_CONTAINER, "rabbitmqctl"], dict(os.environ)
-
-
-def _in_stack() -> tuple[list[str], dict[str, str]]:
-    process = Path(f"/proc/{_broker_pid()}/environ")
-    environ = dict(pair.split("=", 1) for pair in process.read_text().split("\0") if "=" in pair)
-    scripts = (folder / "rabbitmqctl" for folder in _script_folders(environ))
-    return [str(next(script for script in scripts if script.exists()))], environ
-
-
-def _script_folders(environ: dict[str, str]) -> list[Path]:
-    unpacked = sorted((ROOT / ".local" / "rabbitmq").glob("**/rabbitmq_server-*/sbin"))
-    installed = sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin"))
-    return [*unpacked, *installed, *(Path(folder) for folder in environ.get("PATH", "").split(":"))]
 
 
 @asynccontextmanager

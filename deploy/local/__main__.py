@@ -10,6 +10,7 @@ from pathlib import Path
 from deploy.local import stack
 from deploy.local.errors import StackError
 from deploy.local.layout import Layout
+from deploy.local.plan import read_overrides
 from deploy.local.processes import PROC
 from deploy.local.summary import summary
 
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         default=os.environ.get("REPLICAS") or "1",
         help="processes per service; the variable REPLICAS is the default, else 1",
     )
+    up.add_argument("--overrides", type=Path, help="JSON file: environment or folder of single processes, by name")
     up.add_argument("--servers-only", action="store_true", help="neither set-up nor services")
     return parser
 
@@ -60,7 +62,8 @@ def _count(text: str) -> int:
 
 def _up(layout: Layout, options: argparse.Namespace) -> None:
     started_at = time.monotonic()
-    request = stack.Request(layout, replicas=options.replicas, servers_only=options.servers_only)
+    overrides = read_overrides(options.overrides) if options.overrides else {}
+    request = stack.Request(layout, replicas=options.replicas, servers_only=options.servers_only, overrides=overrides)
     layout.root.mkdir(parents=True, exist_ok=True)
     with stack.one_at_a_time(layout, _say):
         environment = stack.up(request, os.environ, _say)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from deploy.local.errors import StackError
+
 SERVER_STAGES = frozenset({0, 1})
 SERVICE_STAGE = 2
 
@@ -26,6 +28,17 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
     stop_signal: int = signal.SIGTERM
     stop_timeout_s: float = 10.0
     """After this long SIGKILL follows."""
+
+
+class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one process of a service gets otherwise than its like: for runs that mix releases or break links."""
+
+    env: dict[str, str] = {}
+    """On top of what it is told. Empty: as if it were not told."""
+    server_ports: dict[str, int] = {}
+    """Where it finds a server, by its name: a proxy's port in place of the server's own."""
+    cwd: str | None = None
+    """The folder whose `services` it runs; None: this project's."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +64,14 @@ class Status(msgspec.Struct, kw_only=True):
     plan_id: str = ""
     """The last plan that is fully in force."""
     processes: dict[str, ProcessState] = {}
+
+
+def read_overrides(path: Path) -> dict[str, Override]:
+    """By the name of the process. Raises: StackError."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Override])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise StackError(f"cannot read overrides from {path}: {error}") from error
 
 
 def write_plan(path: Path, plan: Plan) -> None:

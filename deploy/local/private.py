@@ -15,10 +15,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+
+import msgspec
 
 from deploy.local.environment import CLIENT_NAMES, SERVER_URLS
 from deploy.local.errors import StackError
 from deploy.local.layout import LOOPBACK, PROJECT, SERVICES, Layout, replica_name
+from deploy.local.plan import Override, replace_private
 
 COMMAND = (sys.executable, "-m", "deploy.local")
 OUTPUT_TAIL = 4000
@@ -55,12 +59,17 @@ class PrivateStack:
 
 @contextmanager
 def private_stack(
-    folder: Path, *, port_offset: int, replicas: int, settings: Mapping[str, str]
+    folder: Path,
+    *,
+    port_offset: int,
+    replicas: int,
+    settings: Mapping[str, str],
+    overrides: Mapping[str, Override] = MappingProxyType({}),
 ) -> Iterator[PrivateStack]:
     """Raises: StackError when it does not come up, or when another run holds the folder.
 
-    No `replicas` means servers only. `settings` win over the caller's variables. SIGTERM counts as Ctrl-C while the
-    stack is there, so that it ends.
+    No `replicas` means servers only. `settings` win over the caller's variables, `overrides` of a process over both.
+    SIGTERM counts as Ctrl-C while the stack is there, so that it ends.
     """
     layout = Layout(folder.resolve(), port_offset)
     environ = _environ(settings)
@@ -68,7 +77,7 @@ def private_stack(
         _down(layout, environ)  # of a run that was killed
         shutil.rmtree(layout.root, ignore_errors=True)
         try:
-            _up(layout, replicas, environ)
+            _up(layout, replicas, environ, overrides)
             yield PrivateStack(layout, replicas, read_env_file(layout.env_file))
         finally:
             _down(layout, environ)
@@ -85,9 +94,13 @@ def _environ(settings: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in dropped} | dict(settings)
 
 
-def _up(layout: Layout, replicas: int, environ: Mapping[str, str]) -> None:
+def _up(layout: Layout, replicas: int, environ: Mapping[str, str], overrides: Mapping[str, Override]) -> None:
     processes = ("--replicas", str(replicas)) if replicas else ("--servers-only",)
     options = ("--port-offset", str(layout.port_offset), *processes)
+    if overrides:
+        layout.root.mkdir(parents=True, exist_ok=True)
+        replace_private(file := layout.root / "overrides.json", msgspec.json.encode(overrides))
+        options += ("--overrides", str(file))
     done = _run("up", layout, environ, options)
     if done.returncode:
         raise StackError(f"the stack does not come up:\n{(done.stdout + done.stderr)[-OUTPUT_TAIL:]}")

@@ -8,13 +8,13 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deploy.local import control, ports, readiness, servers, services
 from deploy.local.environment import Environment, environment, reachable, write_env_file
 from deploy.local.errors import StackError
 from deploy.local.layout import ADMIN_PORTS, MARKER, PROJECT, Layout, replica_name
-from deploy.local.plan import Plan, ProcessSpec, Status, read_status
+from deploy.local.plan import Override, Plan, ProcessSpec, Status, read_status
 
 SERVERS_TIMEOUT_S = 90.0
 SERVICES_TIMEOUT_S = 90.0
@@ -33,6 +33,7 @@ class Request:
     servers_only: bool = False
     service_package: str = "services"
     setup_module: str = "deploy.setup"
+    overrides: Mapping[str, Override] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,13 @@ def _bring_up(request: Request, environ: Mapping[str, str], say: Say) -> Environ
 def _target(request: Request, environ: Mapping[str, str], say: Say) -> Target:
     told = environment(environ, request.layout)
     names = servers.own_servers(told)
-    wanted = (
-        [] if request.servers_only else services.specs(request.layout, told, request.replicas, request.service_package)
-    )
-    return Target(told, names, servers.specs(names, request.layout, say), wanted)
+    return Target(told, names, servers.specs(names, request.layout, say), _services(request, told))
+
+
+def _services(request: Request, told: Environment) -> list[ProcessSpec]:
+    if request.servers_only:
+        return []
+    return services.specs(request.layout, told, request.replicas, request.service_package, request.overrides)
 
 
 def _change(request: Request, target: Target, running: Plan | None, say: Say) -> Status:
