@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up down demo test k8s compose-test cluster-test matrix restore-drill upgrade-test check bench timing chaos simulate format lock
+.PHONY: help up down demo test k8s compose-test cluster-test matrix restore-drill upgrade-test check bench soak timing chaos simulate format lock
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 21
@@ -23,6 +23,7 @@ test: $(VENV)/ok ## all tests, fast ones first, on real servers of their own
 	$(BIN)/pytest -q tests/unit tests/contract tests/http tests/client tests/deploy
 	$(BIN)/pytest -q tests/local tests/integration
 	$(BIN)/pytest -q tests/e2e
+	$(BIN)/pytest -q tests/chaos
 	$(BIN)/pytest -q tests/browser
 
 compose-test: $(VENV)/ok ## compose.yaml in containers: smoke test, replicas, crashes, a cut network; BASE_IMAGES=folder
@@ -50,11 +51,14 @@ check: $(VENV)/ok ## lint, types, imports, layout
 bench: $(VENV)/ok ## Carillon beside its peers in one run, as in docs/performance.md; NAMES="Carillon BullMQ" for some
 	@$(BIN)/python -m benchmarks.peers $(NAMES)
 
+soak: $(VENV)/ok ## half an hour at 300 tasks/s: what grows, and whether lateness stays; MINUTES=3, RATE=300 for another
+	@$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),30) --rate $(or $(RATE),300)
+
 timing: $(VENV)/ok ## the scheduler alone: lateness, bursts, a frozen replica, ten million waiting rows (10 minutes)
 	@$(BIN)/python -m benchmarks.timing
 
-chaos: $(VENV)/ok ## kill -9 everything under load and count what was lost
-	@$(BIN)/python -m tests.chaos.kill
+chaos: $(VENV)/ok ## everything breaks, under load: SEED=n to plan it again, MINUTES=3; were the promises kept?
+	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
 
 simulate: $(VENV)/ok ## scheduler and dispatcher without time on faulty fakes: SEEDS=2000 lives, each a dozen tasks
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),2000)

@@ -1,13 +1,10 @@
-"""The reckoning of duplicates: each is seen, and explained by a death that can have caused it, or by none."""
-
-import random
+"""The reckoning of duplicates: each is seen, and explained by a fault that can have caused it, or by none."""
 
 import pytest
 
-from deploy.local.readiness import Question
 from tests.chaos.checker import Call
-from tests.chaos.duplicates import HELD_MS, NOTICED_MS, RECOVERS_MS, Death, Duplicate, Emission, cause_of, reckon
-from tests.chaos.killer import chosen, plan_at_random
+from tests.chaos.duplicates import HELD_MS, NOTICED_MS, RECOVERS_MS, Duplicate, Emission, cause_of, reckon, struck
+from tests.chaos.fault import Done, Fault, Kind
 
 AT = 1_000_000
 LATER = AT + 60_000
@@ -17,12 +14,12 @@ def emission(id_: str = "a", at_ms: int = AT, *, attempt: int = 1, hop: int = 0)
     return Emission(id_, 1, attempt, hop, at_ms)
 
 
-def call(at_ms: int = AT, *, attempt: int = 1, status: int = 200) -> Call:
-    return Call("a", attempt, at_ms, status)
+def call(at_ms: int = AT, *, attempt: int = 1, status: int = 200, due_ms: int = AT) -> Call:
+    return Call("a", attempt, at_ms, status, due_ms=due_ms)
 
 
-def death(victim: str = "scheduler-1", at_ms: int = AT + 5, back_ms: int = AT + 3_000) -> Death:
-    return Death(victim, at_ms, back_ms)
+def done(target: str = "scheduler-1", began_ms: int = AT + 5, ended_ms: int = AT + 3_000, kind: Kind = "kill") -> Done:
+    return Done(Fault(0.0, kind, target, 1.0), began_ms, ended_ms)
 
 
 TWICE = [emission(), emission(at_ms=LATER)]
@@ -37,10 +34,10 @@ def test_another_step_is_no_duplicate(other: Emission) -> None:
 
 
 def test_each_emission_after_the_first_is_one_and_is_explained_from_the_one_before() -> None:
-    found = reckon([emission(at_ms=LATER), *TWICE], [], [death()])
+    found = reckon([emission(at_ms=LATER), *TWICE], [], [done()])
     assert (found.emissions, found.duplicates) == (3, {"emission": 2})
     assert found.unexplained == (Duplicate("emission", "a", LATER, LATER),)
-    assert found.explained == {"emission": {"scheduler-1": 1}, "call": {}}
+    assert found.explained == {"emission": {"kill scheduler-1": 1}, "call": {}}
 
 
 def test_a_retry_is_no_duplicate_and_a_call_after_a_success_is() -> None:
@@ -49,10 +46,14 @@ def test_a_retry_is_no_duplicate_and_a_call_after_a_success_is() -> None:
     assert reckon([], [call(status=503), call(LATER, status=503)], []).duplicates == {"call": 1}
 
 
+def test_the_first_attempt_of_a_new_life_is_no_duplicate() -> None:
+    assert reckon([], [call(status=410), call(LATER, due_ms=LATER)], []).duplicates == {}
+
+
 # --- what explains it
 
 
-def test_what_nobody_died_for_is_unexplained() -> None:
+def test_what_nothing_happened_for_is_unexplained() -> None:
     found = reckon(TWICE, [call(), call(LATER)], [])
     assert [duplicate.what for duplicate in found.unexplained] == ["emission", "call"]
 
@@ -61,16 +62,16 @@ HELD = HELD_MS["emission"]
 
 
 @pytest.mark.parametrize(
-    ("at_ms", "is_cause"),
+    ("began_ms", "is_cause"),
     [(AT + HELD, True), (AT + HELD + 1, False), (AT - NOTICED_MS, True), (AT - NOTICED_MS - 1, False)],
 )
-def test_only_a_death_at_the_time_of_the_first_explains_the_second(at_ms: int, is_cause: bool) -> None:
-    found = reckon(TWICE, [], [death(at_ms=at_ms, back_ms=AT + 30_000)])
+def test_only_a_death_at_the_time_of_the_first_explains_the_second(began_ms: int, is_cause: bool) -> None:
+    found = reckon(TWICE, [], [done(began_ms=began_ms, ended_ms=AT + 30_000)])
     assert len(found.unexplained) == (not is_cause)
 
 
 @pytest.mark.parametrize(
-    ("victim", "back_ms", "is_cause"),
+    ("target", "ended_ms", "is_cause"),
     [
         ("rabbitmq", AT - RECOVERS_MS, True),
         ("rabbitmq", AT + RECOVERS_MS, True),
@@ -79,69 +80,77 @@ def test_only_a_death_at_the_time_of_the_first_explains_the_second(at_ms: int, i
         ("postgres", AT, False),
     ],
 )
-def test_a_broker_that_comes_back_explains_too_and_nobody_else(victim: str, back_ms: int, is_cause: bool) -> None:
-    found = reckon(TWICE, [], [death(victim, at_ms=AT - 30_000, back_ms=back_ms)])
+def test_a_broker_that_comes_back_explains_too_and_nobody_else(target: str, ended_ms: int, is_cause: bool) -> None:
+    found = reckon(TWICE, [], [done(target, began_ms=AT - 30_000, ended_ms=ended_ms)])
+    assert len(found.unexplained) == (not is_cause)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ended_ms", "is_cause"),
+    [
+        ("freeze", AT + 9_000, True),
+        ("latency", AT - NOTICED_MS, True),
+        ("freeze", AT - NOTICED_MS - 1, False),
+        ("kill", AT + 9_000, False),
+        ("restart", AT + 9_000, False),
+    ],
+)
+def test_what_lasts_explains_as_long_as_it_lasts_and_the_dead_hold_nothing(
+    kind: Kind, ended_ms: int, is_cause: bool
+) -> None:
+    found = reckon(TWICE, [], [done(began_ms=AT - 9_000, ended_ms=ended_ms, kind=kind)])
     assert len(found.unexplained) == (not is_cause)
 
 
 def test_a_call_while_redis_is_away_may_be_repeated() -> None:
     calls = [call(), call(LATER)]
-    assert reckon([], calls, [death("redis", at_ms=AT - 9_000, back_ms=AT + 9_000)]).unexplained == ()
-    assert reckon([], calls, [death("redis", at_ms=AT - 9_000, back_ms=AT - NOTICED_MS - 1)]).unexplained
+    assert reckon([], calls, [done("redis", began_ms=AT - 9_000, ended_ms=AT + 9_000)]).unexplained == ()
+    assert reckon([], calls, [done("redis", began_ms=AT - 9_000, ended_ms=AT - NOTICED_MS - 1)]).unexplained
 
 
-def test_a_death_after_the_second_explains_nothing() -> None:
+@pytest.mark.parametrize(("ended_ms", "is_cause"), [(LATER - RECOVERS_MS, True), (LATER - RECOVERS_MS - 1, False)])
+def test_redis_away_at_the_second_call_explains_it_too(ended_ms: int, is_cause: bool) -> None:
+    found = reckon([], [call(), call(LATER)], [done("redis", began_ms=LATER - 9_000, ended_ms=ended_ms)])
+    assert len(found.unexplained) == (not is_cause)
+
+
+def test_what_redis_explains_is_told_apart_from_what_its_marks_should_have_absorbed() -> None:
+    calls = [call(), call(LATER)]
+    assert reckon([], calls, [done("dispatcher-1")]).beside_redis == 1
+    assert reckon([], calls, [done("dispatcher-1"), done("redis")]).beside_redis == 0
+    assert reckon(TWICE, [], []).beside_redis == 0
+
+
+def test_a_clock_explains_nothing() -> None:
+    assert reckon(TWICE, [], [done(kind="clock")]).unexplained
+
+
+def test_a_fault_after_the_second_explains_nothing() -> None:
     quick = Duplicate("emission", "a", AT, AT + 100)
-    assert cause_of(quick, [death(at_ms=AT + 100)])
-    assert cause_of(quick, [death(at_ms=AT + 101)]) is None
+    assert cause_of(quick, [done(began_ms=AT + 100)])
+    assert cause_of(quick, [done(began_ms=AT + 101)]) is None
 
 
 @pytest.mark.parametrize(
-    ("what", "victims"),
+    ("what", "targets"),
     [
-        ("emission", {"scheduler-1", "rabbitmq", "postgres"}),
-        ("call", {"scheduler-1", "dispatcher-2", "rabbitmq", "postgres", "redis"}),
+        ("emission", {"scheduler-1", "rabbitmq", "postgres", "scheduler-1>postgres", "scheduler-2>rabbitmq"}),
+        ("call", {"dispatcher-2", "redis", "dispatcher-1>redis"}),
     ],
 )
-def test_only_those_who_had_it_in_hand_explain_it(what: str, victims: set[str]) -> None:
-    everybody = {"scheduler-1", "dispatcher-2", "ingest-1", "mailer-1", "rabbitmq", "postgres", "redis"}
+def test_only_those_who_had_it_in_hand_explain_it(what: str, targets: set[str]) -> None:
+    processes = {"scheduler-1", "dispatcher-2", "ingest-1", "mailer-1", "rabbitmq", "postgres", "redis"}
+    links = {"scheduler-1>postgres", "scheduler-2>rabbitmq", "dispatcher-1>rabbitmq", "dispatcher-1>redis"}
+    links |= {"ingest-1>rabbitmq", "ingest-1>redis", "mailer-1>rabbitmq"}
     duplicate = Duplicate(what, "a", AT, LATER)  # type: ignore[arg-type]
-    assert {one for one in everybody if cause_of(duplicate, [death(one)])} == victims
+    assert {target for target in processes | links if cause_of(duplicate, [done(target)])} == targets
 
 
-def test_the_nearest_death_is_the_cause() -> None:
-    far, near = death("rabbitmq", at_ms=AT - 900), death("postgres", at_ms=AT + 20)
-    assert reckon(TWICE, [], [far, near]).explained["emission"] == {"postgres": 1}
+def test_a_link_is_both_its_ends() -> None:
+    assert struck("dispatcher-1>redis") == {"dispatcher", "redis"}
+    assert struck("rabbitmq") == {"rabbitmq"}
 
 
-# --- who is killed
-
-
-async def _asked() -> None:
-    raise AssertionError("not asked")
-
-
-EVERYBODY: dict[str, Question] = dict.fromkeys(
-    ["scheduler-1", "scheduler-2", "ingest-1", "rabbitmq", "postgres"], _asked
-)
-
-
-def test_victims_are_chosen_by_their_own_name_or_their_services() -> None:
-    assert set(chosen(EVERYBODY, [])) == set(EVERYBODY)
-    assert set(chosen(EVERYBODY, ["scheduler", "rabbitmq"])) == {"scheduler-1", "scheduler-2", "rabbitmq"}
-    assert set(chosen(EVERYBODY, ["scheduler-2"])) == {"scheduler-2"}
-
-
-def test_a_victim_that_there_is_not_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="called mongodb, scheduler-9: choose from scheduler-1"):
-        chosen(EVERYBODY, ["scheduler-9", "mongodb", "postgres"])
-
-
-def test_so_many_deaths_in_all_are_spread_over_everybody_and_repeat_with_the_seed() -> None:
-    plans = [plan_at_random(list(EVERYBODY), 30, 100, random.Random(7)) for _ in range(2)]
-    assert plans[0] == plans[1]
-    assert set(plans[0]) == set(EVERYBODY)
-    times = [at_s for of_one in plans[0].values() for at_s in of_one]
-    assert len(times) == 30
-    assert 5 <= min(times) <= max(times) <= 90
-    assert all(of_one == sorted(of_one) and of_one for of_one in plans[0].values())
+def test_the_nearest_fault_is_the_cause() -> None:
+    far, near = done("rabbitmq", began_ms=AT - 900), done("postgres", began_ms=AT + 20)
+    assert reckon(TWICE, [], [far, near]).explained["emission"] == {"kill postgres": 1}

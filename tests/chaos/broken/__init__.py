@@ -1,0 +1,1 @@
+"""On PYTHONPATH, this folder switches a rule off (`sitecustomize.py`)."""
