@@ -49,6 +49,8 @@ BATCH_MAX = 200
 # One that refuses costs nothing to ask; a frozen one, asked by every task, would cost each its whole time limit.
 SILENT_S = 0.5
 REST_S = 1.0
+# A wait for so much longer than its time limit was not for Redis: this process stood still.
+STOOD_STILL_S = ANSWER_S + 0.5
 
 AWAY = Counter(
     "carillon_dispatcher_marks_away_total",
@@ -209,8 +211,7 @@ class Marks:
         who = f"{text_of(task.id)}:{task.generation}"
         key = f"{PREFIX}attempt:{who}:{task.attempt}"
         keys = (key, f"{PREFIX}success:{who}", f"{PREFIX}cancel:{who}")
-        asked_at = asyncio.get_running_loop().time()
-        against = await self._marks.submit(_Mark("claim", keys, self._mine, int(CLAIM_S * 1000)))
+        asked_at, against = await self._ask_for(keys)
         if against is None:
             self._claimed[key] = asked_at
             return Claimed()
@@ -249,6 +250,23 @@ class Marks:
         await self._write("done", attempt_key(task), SETTLED if isinstance(verdict, Retry) else ENDED, DONE_S)
         if isinstance(verdict, Done) and task.attempt > 1:
             await self._write("done", success_key(task), SETTLED, min(DONE_S + int(longest_wait_s), SUCCESS_S_MAX))
+
+    async def _ask_for(self, keys: tuple[str, ...]) -> tuple[float, bytes | None]:
+        """When it was asked for the claim `keys[0]`, and what stands against it.
+
+        A process that was frozen meanwhile asks again: its time limit is over before it has looked at the answer, and
+        others went on without it.
+        """
+        loop = asyncio.get_running_loop()
+        claim = _Mark("claim", keys, self._mine, int(CLAIM_S * 1000))
+        asked_at = loop.time()
+        against = await self._marks.submit(claim)
+        if loop.time() - asked_at > STOOD_STILL_S:
+            asked_at = loop.time()
+            against = await self._marks.submit(claim)
+            if against == self._mine.encode() and keys[0] not in self._claimed:
+                against = None  # it was granted the first time
+        return asked_at, against
 
     async def _renew(self, keys: list[str], now: float) -> None:
         answer = await self._asked(["renew"], self._renewed(keys))
@@ -298,7 +316,7 @@ class Marks:
                 answer = await asking
             except _AWAY as error:
                 self._note_away(error)
-                if loop.time() - asked_at > SILENT_S:
+                if SILENT_S < loop.time() - asked_at < STOOD_STILL_S:
                     self._silent_until = loop.time() + REST_S
             else:
                 self._note_back()

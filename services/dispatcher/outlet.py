@@ -62,24 +62,15 @@ class Outlet:
                 )
             case Expire(at):
                 await self._publisher.insist(topology.TASK_EVENT, encode(_expired(task, at)))
-            case Cancel(at, event):
-                # The end first: the outcome of its last call alone would look like a failure.
+            case Cancel(at, None):
                 await self.cancelled(task.id, task.project, (task.generation, task.attempt, task.hop), at)
-                if event is not None:
-                    await self._attempt(event)
+            case Cancel(at, event):
+                # In one message, so in one batch of the history: the last call alone would look like a failure.
+                end = _cancelled(task.id, task.project, (task.generation, task.attempt, task.hop), at)
+                await self._publisher.insist_many(topology.TASK_EVENT, [encode(event), encode(end)])
 
     async def cancelled(self, id_: UUID, project: str, order: tuple[int, int, int], at: datetime) -> None:
-        generation, attempt, hop = order
-        event = TaskFinished(
-            id=id_,
-            project=project,
-            generation=generation,
-            attempt=attempt,
-            hop=hop,
-            state="cancelled",
-            finished_at=ceil_to_ms(at),
-        )
-        await self._publisher.insist(topology.TASK_EVENT, encode(event))
+        await self._publisher.insist(topology.TASK_EVENT, encode(_cancelled(id_, project, order, at)))
 
     async def put_off(self, task: Task, due_at: datetime, wait_s: float, reason: str) -> None:
         """The same attempt again in `wait_s`, by the scheduler: a hop, not an attempt."""
@@ -143,6 +134,19 @@ class Outlet:
 
 def _next(task: Task) -> Task:
     return msgspec.structs.replace(task, attempt=task.attempt + 1, hop=task.hop + 1, put_off_since=None)
+
+
+def _cancelled(id_: UUID, project: str, order: tuple[int, int, int], at: datetime) -> TaskFinished:
+    generation, attempt, hop = order
+    return TaskFinished(
+        id=id_,
+        project=project,
+        generation=generation,
+        attempt=attempt,
+        hop=hop,
+        state="cancelled",
+        finished_at=ceil_to_ms(at),
+    )
 
 
 def _expired(task: Task, at: datetime) -> TaskFinished:

