@@ -47,9 +47,13 @@ class Plan(NamedTuple):
 
 def live(seed: int, *, faults: float = 1.0, broken: Rule | None = None) -> Report:
     """The life of a seed."""
+    before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     random.seed(seed)  # back-offs have dice of their own
-    return run_virtually(_live(seed, faults, broken))
+    try:
+        return run_virtually(_live(seed, faults, broken))
+    finally:
+        structlog.configure(**before)
 
 
 async def _live(seed: int, faults: float, broken: Rule | None) -> Report:
