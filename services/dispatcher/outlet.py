@@ -62,12 +62,11 @@ class Outlet:
                 )
             case Expire(at):
                 await self._publisher.insist(topology.TASK_EVENT, encode(_expired(task, at)))
-            case Cancel(at, None):
-                await self.cancelled(task.id, task.project, (task.generation, task.attempt, task.hop), at)
             case Cancel(at, event):
-                # In one message, so in one batch of the history: the last call alone would look like a failure.
                 end = _cancelled(task.id, task.project, (task.generation, task.attempt, task.hop), at)
-                await self._publisher.insist_many(topology.TASK_EVENT, [encode(event), encode(end)])
+                told = [end] if event is None else [event, end]
+                # In one message, so in one batch of the history: the last call alone would look like a failure.
+                await self._publisher.insist_many(topology.TASK_EVENT, [encode(one) for one in told])
 
     async def cancelled(self, id_: UUID, project: str, order: tuple[int, int, int], at: datetime) -> None:
         await self._publisher.insist(topology.TASK_EVENT, encode(_cancelled(id_, project, order, at)))
