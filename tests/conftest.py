@@ -165,11 +165,16 @@ def _in_container() -> tuple[list[str], dict[str, str]]:
 @asynccontextmanager
 async def fresh_database(server_url: str, template: str = "template0") -> AsyncIterator[str]:
     name = f"test_{uuid4().hex[:12]}"
+    await _run(server_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    yield str(URL(server_url).with_path(f"/{name}", keep_query=True))
+    await _run(server_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+async def _run(server_url: str, statement: str) -> None:
+    """On a connection of its own: the server may be restarted between two of them."""
     server = await asyncpg.connect(server_url)
     try:
-        await server.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-        yield str(URL(server_url).with_path(f"/{name}", keep_query=True))
-        await server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+        await server.execute(statement)
     finally:
         await server.close()
 
