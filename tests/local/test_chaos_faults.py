@@ -147,6 +147,7 @@ async def test_a_step_meets_a_process_that_runs_and_leaves_its_monotonic_clock_a
     before = await running.stdout.readline()
     async with clocks.stepped("scheduler-1", 3600):
         after = await running.stdout.readline()
+    await running.communicate()  # its end: a transport that outlives its loop complains at any time later
     wall_s, monotonic_s = (
         float(late) - float(early) for early, late in zip(before.split(), after.split(), strict=True)
     )
