@@ -112,6 +112,8 @@ def _is_near(duplicate: Duplicate, done: Done) -> bool:
         return False
     if is_of_redis(done) and duplicate.again_ms <= done.ended_ms + RECOVERS_MS:
         return True  # claims were granted without asking
+    if done.fault.kind == "flush" and done.began_ms >= duplicate.first_ms:
+        return True  # the marks of the first are gone
     return any(begin <= duplicate.first_ms <= end for begin, end in _windows(done, HELD_MS[duplicate.what]))
 
 

@@ -6,7 +6,7 @@ The first segment of the path tells it how to answer, the second which request t
     /slow/<n>       200 after one to five seconds          /hopeless/<n>  503, always
     /flaky/<n>      503 to attempt 1, then as ok           /mended/<n>    410 until `mend(n)`, then as ok
     /flaky2/<n>     503 to attempts 1 and 2                /reset/<n>     attempt 1 has its connection reset
-    /later/<n>      503 with Retry-After to attempt 1      /stall/<n>     attempt 1 is answered too late
+    /later/<n>      503 with Retry-After to attempt 1      /stall/<n>     attempt 1 is never answered
     /callback/<n>   200 at once; the body tells of whom    /occurrence/<n> as ok
 """
 
@@ -28,7 +28,7 @@ from tests.chaos.checker import Call
 ANSWER_AFTER_S = 0.25
 SLOW_S = (1.0, 2.0, 3.0, 5.0)
 STALL_TIMEOUT_S = 3.0
-"""What a task that stalls has as its time limit; its answer takes twice as long."""
+"""What a task that stalls has as its time limit; its connection is reset after twice as long."""
 RETRY_AFTER_S = 3
 """Longer than the shortest rungs: such a retry goes by the scheduler."""
 NO_ANSWER = 0
@@ -79,8 +79,8 @@ class Sink:
         self.calls[call.id].append(call)  # before the answer: the caller may die while it waits
         self.last_call_at = time.monotonic()
         await asyncio.sleep(after_s)
-        if status == NO_ANSWER and behaviour == "reset" and request.transport is not None:
-            request.transport.abort()
+        if status == NO_ANSWER and request.transport is not None:
+            request.transport.abort()  # a stalled one too: a caller that was frozen might take the answer after all
         headers = {"Retry-After": str(RETRY_AFTER_S)} if behaviour == "later" and status == 503 else {}
         return web.Response(status=status or 200, headers=headers)
 

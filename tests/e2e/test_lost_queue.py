@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from libs.common.topology import DISPATCHER_DUE
 from tests.conftest import ROOT
 from tests.e2e.conftest import SETTINGS, STACK, Receiver, create, eventually, task_in
-from tests.e2e.test_operation import admin
+from tests.e2e.test_operation import PROCESSES, admin
 
 TASKS = 20
 REPLICAS = (1, 2)
@@ -39,10 +39,11 @@ async def test_what_waits_outlives_the_deletion_of_the_queue_that_it_leaves_by(
     await asyncio.gather(*(task_in(api, task["id"], "succeeded", within_s=30) for task in tasks))
     assert [len(receiver.calls[f"lost-queue-{n}"]) for n in range(TASKS)] == [1] * TASKS
 
+    # Every service that connects meanwhile misses the queue and ends: the tests that follow need them all.
     async def all_are_ready() -> bool | None:
-        return all([await is_ready(api, replica) for replica in REPLICAS])
+        return all([await is_ready(api, service, replica) for service, replica in PROCESSES])
 
-    are_ready: bool = await eventually("the dispatchers to be ready", all_are_ready)
+    are_ready: bool = await eventually("everybody to be ready", all_are_ready, within_s=30)
     assert are_ready
 
 
@@ -69,9 +70,9 @@ def set_up(stack: dict[str, str]) -> None:
     subprocess.run(command, cwd=ROOT, env=inherited | told | SETTINGS, check=True, capture_output=True)
 
 
-async def is_ready(api: aiohttp.ClientSession, replica: int) -> bool:
+async def is_ready(api: aiohttp.ClientSession, service: str, replica: int) -> bool:
     try:
-        async with api.get(admin("dispatcher", replica) + "/readyz") as response:
+        async with api.get(admin(service, replica) + "/readyz") as response:
             return response.status == 200
     except aiohttp.ClientConnectionError:
         return False

@@ -114,6 +114,13 @@ def test_redis_away_at_the_second_call_explains_it_too(ended_ms: int, is_cause: 
     assert len(found.unexplained) == (not is_cause)
 
 
+@pytest.mark.parametrize(("began_ms", "is_cause"), [(AT, True), (LATER - 1, True), (AT - 60_000, False)])
+def test_a_flush_between_the_two_explains_the_second_however_late_it_is(began_ms: int, is_cause: bool) -> None:
+    calls = [call(), call(LATER + 60_000)]
+    found = reckon([], calls, [done("redis", began_ms, began_ms, kind="flush")])
+    assert len(found.unexplained) == (not is_cause)
+
+
 def test_what_redis_explains_is_told_apart_from_what_its_marks_should_have_absorbed() -> None:
     calls = [call(), call(LATER)]
     assert reckon([], calls, [done("dispatcher-1")]).beside_redis == 1
