@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from libs.common.topology import DISPATCHER_DUE
 from tests.conftest import ROOT
 from tests.e2e.conftest import SETTINGS, STACK, Receiver, create, eventually, task_in
-from tests.e2e.test_operation import PROCESSES, admin
+from tests.e2e.test_operation import PROCESSES, admin, is_ready
 
 TASKS = 20
 REPLICAS = (1, 2)
@@ -68,11 +68,3 @@ def set_up(stack: dict[str, str]) -> None:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("CARILLON_")}
     told = {name: stack[name] for name in ("CARILLON_AMQP_URL", "CARILLON_POSTGRES_URL")}
     subprocess.run(command, cwd=ROOT, env=inherited | told | SETTINGS, check=True, capture_output=True)
-
-
-async def is_ready(api: aiohttp.ClientSession, service: str, replica: int) -> bool:
-    try:
-        async with api.get(admin(service, replica) + "/readyz") as response:
-            return response.status == 200
-    except aiohttp.ClientConnectionError:
-        return False

@@ -18,11 +18,21 @@ def admin(service: str, replica: int) -> str:
     return f"http://127.0.0.1:{ADMIN_PORTS[service] + PORT_OFFSET + 10 * (replica - 1)}"
 
 
+async def is_ready(api: aiohttp.ClientSession, service: str, replica: int) -> bool:
+    try:
+        async with api.get(admin(service, replica) + "/readyz") as response:
+            return response.status == 200
+    except aiohttp.ClientConnectionError:
+        return False
+
+
 @pytest.mark.parametrize(("service", "replica"), PROCESSES)
 async def test_every_process_answers_probes_and_scrapes(api: aiohttp.ClientSession, service: str, replica: int) -> None:
-    for path in ("/livez", "/readyz"):
-        async with api.get(admin(service, replica) + path) as response:
-            assert response.status == 200, await response.text()
+    # Another test may have killed it a moment ago.
+    was_ready: bool = await eventually(f"{service}-{replica} to be ready", lambda: is_ready(api, service, replica))
+    assert was_ready
+    async with api.get(admin(service, replica) + "/livez") as response:
+        assert response.status == 200, await response.text()
     async with api.get(admin(service, replica) + "/metrics") as response:
         families = {family.name: family for family in text_string_to_metric_families(await response.text())}
     [build] = families["carillon_build_info"].samples
