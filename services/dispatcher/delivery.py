@@ -6,6 +6,8 @@ For each arrow: a crash there means a redelivery, which finds the claim (waits a
 does not call) or the done mark (drops). Only a crash during the call repeats a call.
 """
 
+import asyncio
+
 from prometheus_client import Counter
 
 from libs.common.clock import Clock
@@ -89,6 +91,9 @@ class Delivery:
             if isinstance(verdict, Retry | Fail) and await self._marks.is_cancelled(task):
                 verdict = cancelled_meanwhile(verdict, self._clock.now())
             await self._marks.tell(task, verdict)
+        except asyncio.CancelledError:
+            self._marks.abandon(task)
+            raise
         except Exception:
             await self._marks.release(task)
             raise

@@ -207,7 +207,7 @@ class Marks:
             await self._renew(old[at : at + BATCH_MAX], now)
 
     async def claim(self, task: Task) -> Claim:
-        """Ask for the attempt `task.attempt`. It is yours until you `tell` or `release`."""
+        """Ask for the attempt `task.attempt`. It is yours until you `tell`, `release` or `abandon`."""
         who = f"{text_of(task.id)}:{task.generation}"
         key = f"{PREFIX}attempt:{who}:{task.attempt}"
         keys = (key, f"{PREFIX}success:{who}", f"{PREFIX}cancel:{who}")
@@ -244,6 +244,10 @@ class Marks:
         """Give back a claim of ours that no verdict came of."""
         self._claimed.pop(attempt_key(task), None)
         await self._asked(["release"], self._release(task))
+
+    def abandon(self, task: Task) -> None:
+        """Renew a claim of ours no more: what was to come of it was cancelled. It ends by itself."""
+        self._claimed.pop(attempt_key(task), None)
 
     async def settle(self, task: Task, verdict: Verdict, longest_wait_s: float) -> None:
         """The outcome is published. A success of a retry is remembered for as long as a fork of it may climb."""

@@ -24,6 +24,9 @@ WHEEL_MAX = 1_000_000
 # Clock steps and suspended machines heal within one nap.
 NAP_MAX_S = 1.0
 AWAY_PAUSE_S = 0.5
+# From one fire to the next, at least: what falls due meanwhile goes with the next one. Measured: at 300 tasks a second
+# a task costs 2.8 ms of CPU over all processes and not 4.9, at 1,000/s 1.1 and not 1.6; the median call is 4 ms later.
+FIRE_EVERY_S = 0.01
 EARLY_PAUSE = timedelta(milliseconds=2)
 CLOCK_ERROR = timedelta(milliseconds=50)
 # A wheel cannot go back. Below this a measurement may be wrong by itself (half a round trip), and waiting is cheaper.
@@ -99,8 +102,10 @@ class Alarm:
             self._nudged.clear()
             if self._is_behind_its_wheel():
                 self._reload.set()
+            began = self._clock.monotonic()
             if due := self.due_now():
                 await self._fire(due, stopping)
+                await asyncio.sleep(began + FIRE_EVERY_S - self._clock.monotonic())
             else:
                 await self._nap(stopping)
 

@@ -26,6 +26,7 @@ from libs.common.contracts import (
 from libs.common.metrics import REGISTRY
 from libs.common.publisher import Publisher
 from libs.common.redis import redis_client
+from services.dispatcher import marks as marks_module
 from services.dispatcher.marks import Claimed, InFlight, Settled, Told, attempt_key, success_key
 from services.dispatcher.outcome import Answer
 from services.dispatcher.retry import Retry
@@ -367,6 +368,21 @@ async def test_a_call_that_died_is_made_again_when_its_claim_has_ended(
         await events.has(1)
     assert len(alive.requests) == 1
     assert events.of(AttemptFinished)[0].attempt == 1
+
+
+async def test_the_claim_of_a_cancelled_call_is_kept_up_no_more(
+    amqp_url: str, redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(marks_module, "RENEW_EVERY_S", 0.0)
+    caller, task = FakeCaller(gate=asyncio.Event()), a_task()
+    async with dispatcher(amqp_url, redis_url, caller, consumes=False) as one:
+        calling = asyncio.create_task(one.delivery.handle(due(task)))
+        await caller.called(1)
+        calling.cancel()
+        await asyncio.wait({calling})
+        await redis.pexpire(attempt_key(task), 5_000)
+        await one.marks.renew()
+    assert await redis.pttl(attempt_key(task)) <= 5_000
 
 
 async def test_a_success_ends_the_fork_that_climbs_beside_it(amqp_url: str, redis_url: str, events: Tap) -> None:

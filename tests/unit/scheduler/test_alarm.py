@@ -11,7 +11,7 @@ import pytest
 
 from libs.common.postgres import PostgresAway
 from services.scheduler import alarm as alarm_module
-from services.scheduler.alarm import Alarm
+from services.scheduler.alarm import FIRE_EVERY_S, Alarm
 from services.scheduler.fire import Fired, Firing
 from services.scheduler.replicas import ALL, Share
 from services.scheduler.store import COMING_ROWS, FIRE_ROWS_MAX, Store, shard_of
@@ -415,6 +415,16 @@ async def test_an_accept_wakes_a_loop_that_sleeps_longer() -> None:
         id_ = bench.accept(now + 50 * MS)
         await bench.all_fired([id_])
     assert bench.firing.fired[id_] - now < 500 * MS
+
+
+async def test_what_falls_due_just_after_a_fire_goes_with_the_next() -> None:
+    bench = a_bench(is_running=True)
+    async with bench.running():
+        now = bench.world.true()
+        ids = [bench.accept(now + n * MS) for n in range(300)]
+        await bench.all_fired(ids)
+        took_s = (bench.world.true() - now).total_seconds()
+    assert len(bench.firing.calls) <= took_s / FIRE_EVERY_S + 2, len(bench.firing.calls)
 
 
 async def test_a_great_many_due_at_once_are_fired_in_batches() -> None:
