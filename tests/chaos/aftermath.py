@@ -79,11 +79,7 @@ async def mails(folder: Path, notices: Collection[str], failed: int) -> Mails:
 
 async def parked(postgres_url: str) -> list[str]:
     """Origin and cause of every parked message."""
-    connection = await asyncpg.connect(postgres_url)
-    try:
-        records = await connection.fetch("SELECT origin, cause FROM ingest.parked ORDER BY parked_at")
-    finally:
-        await connection.close()
+    records = await _fetched(postgres_url, "SELECT origin, cause FROM ingest.parked ORDER BY parked_at")
     return [f"{record['origin']}: {record['cause']}" for record in records]
 
 
@@ -140,12 +136,16 @@ async def _depths(amqp_url: str, names: Collection[str]) -> dict[str, int]:
 
 
 async def _rows_left(postgres_url: str) -> list[str]:
+    rows = await _fetched(postgres_url, "SELECT id, due_at FROM scheduler.task ORDER BY due_at LIMIT 10")
+    return [f"scheduler.task: {row['id']}, due at {row['due_at']}" for row in rows]
+
+
+async def _fetched(postgres_url: str, sql: str) -> list[asyncpg.Record]:
     connection = await asyncpg.connect(postgres_url)
     try:
-        rows = await connection.fetch("SELECT id, due_at FROM scheduler.task ORDER BY due_at LIMIT 10")
+        return await connection.fetch(sql)
     finally:
         await connection.close()
-    return [f"scheduler.task: {row['id']}, due at {row['due_at']}" for row in rows]
 
 
 async def _entries_left(redis_url: str) -> list[str]:
