@@ -21,6 +21,7 @@ import asyncpg
 import msgspec
 from aio_pika.abc import AbstractIncomingMessage
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from benchmarks.phases import Stuck
 from deploy.local.layout import LOOPBACK, PROJECT
@@ -104,13 +105,13 @@ class Schedulers:
         self._stack = stack
         self.processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self) -> int:
-        """Gives its number, from 0."""
+    def start(self, **settings: str) -> int:
+        """With these variables besides. Gives its number, from 0."""
         number = len(self.processes)
         environ = {name: value for name, value in os.environ.items() if not name.startswith("CARILLON_")}
         environ |= {name: self._stack.variables[name] for name in ("CARILLON_AMQP_URL", "CARILLON_POSTGRES_URL")}
         environ |= {"CARILLON_REPLICA": f"scheduler-{number}", "CARILLON_ADMIN_HOST": LOOPBACK}
-        environ["CARILLON_ADMIN_PORT"] = str(self.admin_port(number))
+        environ |= {"CARILLON_ADMIN_PORT": str(self.admin_port(number)), **settings}
         with Path(self._stack.layout.root / f"scheduler-{number}.log").open("ab") as log:
             command = [sys.executable, "-m", "services.scheduler"]
             self.processes.append(subprocess.Popen(command, cwd=PROJECT, env=environ, stdout=log, stderr=log))  # noqa: S603
@@ -131,20 +132,24 @@ class Schedulers:
 
     async def confirmed(self, number: int) -> str:
         """Its own histogram of lateness, up to the broker's confirm: the share within each bound."""
-        async with aiohttp.ClientSession() as session:
-            async with session.get(f"http://{LOOPBACK}:{self.admin_port(number)}/metrics") as response:
-                page = await response.text()
-        buckets = {
-            sample.labels["le"]: sample.value
-            for family in text_string_to_metric_families(page)
-            for sample in family.samples
-            if sample.name == "carillon_scheduler_lateness_seconds_bucket"
-        }
+        name = "carillon_scheduler_lateness_seconds_bucket"
+        buckets = {each.labels["le"]: each.value for each in await self._samples(number) if each.name == name}
         return ", ".join(
             f"{float(bound) * 1000:g} ms {100 * tasks / (buckets['+Inf'] or 1):.2f} %"
             for bound, tasks in buckets.items()
             if bound in ("0.005", "0.0075", "0.01", "0.02", "0.05", "0.1")
         )
+
+    async def held(self, number: int) -> int:
+        """Tasks on its wheel."""
+        name = "carillon_scheduler_wheel_tasks"
+        return sum(int(each.value) for each in await self._samples(number) if each.name == name)
+
+    async def _samples(self, number: int) -> list[Sample]:
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"http://{LOOPBACK}:{self.admin_port(number)}/metrics") as response:
+                page = await response.text()
+        return [sample for family in text_string_to_metric_families(page) for sample in family.samples]
 
     def rss_mib(self, number: int) -> tuple[float, float]:
         """Resident memory of one now, and at most so far."""
@@ -199,15 +204,15 @@ async def insert(
     return due_ms
 
 
-async def fill(stack: PrivateStack, count: int, spread: timedelta) -> float:
-    """`count` rows due over `spread`, beginning in a day; made by the server. Gives bytes per row, indexes included."""
+async def fill(stack: PrivateStack, count: int, spread: timedelta, after: timedelta = timedelta(days=1)) -> float:
+    """`count` rows due over `spread`, beginning `after` now, made by the server. Gives bytes per row, with indexes."""
     [row] = list(rows(1, to_ms(datetime.now(UTC)), 0))
     connection = await asyncpg.connect(stack.variables["CARILLON_POSTGRES_URL"])
     try:
         await connection.execute(
             f"""
             INSERT INTO scheduler.task ({", ".join(_COLUMNS)})
-            SELECT gen_random_uuid(), 1, 1, 0, now() + interval '1 day' + $1::interval * (n::float8 / $2), n % 1024,
+            SELECT gen_random_uuid(), 1, 1, 0, now() + $5::interval + $1::interval * (n::float8 / $2), n % 1024,
                    $3, 'bench', repeat('f', 64), $4
             FROM generate_series(1, $2::bigint) AS n
             """,  # noqa: S608  our own words
@@ -215,6 +220,7 @@ async def fill(stack: PrivateStack, count: int, spread: timedelta) -> float:
             count,
             len(row[-1]) if isinstance(row[-1], bytes) else 0,
             row[-1],
+            after,
             timeout=3600,
         )
         await connection.execute("VACUUM (ANALYZE) scheduler.task", timeout=1200)

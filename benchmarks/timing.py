@@ -1,6 +1,6 @@
 """`make timing`: how late the scheduler is, alone, on servers of its own.
 
-    python -m benchmarks.timing [spread burst freeze replicas pending] [--pending 10000000] [--seconds 60] ...
+    python -m benchmarks.timing [spread burst freeze replicas pending held] [--pending 10000000] [--seconds 60] ...
 
     spread    1,000 tasks/s for a minute: lateness up to the sink, p50, p99, max
     burst     20,000 due at one instant: when the last has come
@@ -8,6 +8,7 @@
               (--frozen-s 600 --frozen-per-s 100 for one that nobody misses any more when it comes back)
     replicas  500 tasks/s with one, two and four replicas: CPU per task, of the schedulers and of Postgres
     pending   readiness, memory, and lateness at 500 tasks/s beside ten million rows that wait, and without them
+    held      memory of a scheduler whose wheel is full: a million tasks due within the hour, and the horizon as long
 
 Tasks are put into the table by SQL and taken from dispatcher.due by a sink in the benchmark's process, so lateness here
 includes the broker and that process. What it prints it measured, on this machine, now.
@@ -31,10 +32,12 @@ from benchmarks.schedulers import Schedulers, Sink, empty, fill, insert, schedul
 from deploy.local.errors import StackError
 from deploy.local.private import PrivateStack, private_stack
 from deploy.setup import main as set_up
+from services.scheduler.alarm import WHEEL_MAX
 
 FOLDER = Path(".local") / "timing"
 LEAD_S = 6.0
 """From the insertion to the first due time: the schedulers start in it."""
+HELD_LIMIT_S = 120.0
 AROUND_FREEZE_S = 17
 """Tasks are due for so much longer than the freeze: 5 s before it, and when both are at work again."""
 
@@ -67,6 +70,7 @@ async def measure(stack: PrivateStack, options: argparse.Namespace, load_before:
         "freeze": lambda: freeze(stack, options.frozen_s, options.frozen_per_s),
         "replicas": lambda: replicas(stack),
         "pending": lambda: pending(stack, options.pending),
+        "held": lambda: held(stack, WHEEL_MAX),
     }
     for name in options.scenarios or scenarios:
         await empty(stack)
@@ -162,6 +166,19 @@ async def pending(stack: PrivateStack, count: int) -> None:
             say(f"           confirmed within {await running.confirmed(0)}")
 
 
+async def held(stack: PrivateStack, count: int) -> None:
+    await fill(stack, count, timedelta(minutes=50), after=timedelta(minutes=8))
+    with schedulers(stack) as running:
+        begun = time.monotonic()
+        await running.ready(running.start(CARILLON_HORIZON_S="3600"))
+        say(f"held       nothing yet: RSS {_rss(running)}")
+        while await running.held(0) < count:
+            if time.monotonic() - begun > HELD_LIMIT_S:
+                raise Stuck(f"{await running.held(0)} of {count} are on the wheel after {HELD_LIMIT_S:.0f} s")
+            await asyncio.sleep(0.2)
+        say(f"held       {count} on the wheel after {time.monotonic() - begun:.1f} s, RSS {_rss(running)}")
+
+
 def _lateness(taken: Sink) -> str:
     ms = sorted(taken.lateness_ms)
     p50, p99 = statistics.median(ms), ms[int(len(ms) * 0.99)]
@@ -178,7 +195,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.timing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("scenarios", nargs="*", choices=["spread", "burst", "freeze", "replicas", "pending", []])
+    parser.add_argument(
+        "scenarios", nargs="*", choices=["spread", "burst", "freeze", "replicas", "pending", "held", []]
+    )
     parser.add_argument("--pending", type=int, default=10_000_000, help="rows that wait (%(default)s)")
     parser.add_argument("--burst", type=int, default=20_000, help="due at one instant (%(default)s)")
     parser.add_argument("--seconds", type=int, default=60, help="of the spread (%(default)s)")

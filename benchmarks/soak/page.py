@@ -138,7 +138,8 @@ _HOW = """## How
 - The load: two thirds of the tasks by single POSTs, one third in batches, evenly; 5 % due at once, the others in 1 to
   60 s. 5 % are answered 503 the first time and called again after 5 s, 1 % are answered 410 and fail. Of those that
   wait 10 s or more 2 % are cancelled and 3 % moved, half-way. Three schedules make a task every 5, 15 and 20 s.
-  Nothing is repeated by the client, so every answer that is not the expected one fails the run.
+  A digest is asked for after two minutes; the others come by the mailer's schedule. Nothing is repeated by the
+  client, so every answer that is not the expected one fails the run.
 - One process of each service: what a task leaves behind is all in one place.
 - Memory: what the process and its children allocated (`Pss_Anon` and what of it is swapped, of
   `/proc/<pid>/smaps_rollup`), each 5 s. A leak can only be there. Shared buffers and mapped files, which fill up to
