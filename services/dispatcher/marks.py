@@ -187,6 +187,7 @@ class Marks:
         # Keys of our claims, and when each was written.
         self._claimed: dict[str, float] = {}
         self._silent_until = 0.0
+        self._answered_at = 0.0
         self._is_away = False
         self._write_script = redis.register_script(_WRITE)
         self._renew_script = redis.register_script(_RENEW)
@@ -320,10 +321,12 @@ class Marks:
                 answer = await asking
             except _AWAY as error:
                 self._note_away(error)
-                if SILENT_S < loop.time() - asked_at < STOOD_STILL_S:
+                # Where others have been answered since, it is only a connection that is dead.
+                if SILENT_S < loop.time() - asked_at < STOOD_STILL_S and self._answered_at < asked_at:
                     self._silent_until = loop.time() + REST_S
             else:
                 self._note_back()
+                self._answered_at, self._silent_until = loop.time(), 0.0
                 return answer
         for operation in operations:
             AWAY.labels(operation).inc()

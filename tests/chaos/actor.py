@@ -219,7 +219,9 @@ class Actor:
         self._sink.mend(story.number)
         answer = await self._client.insist(Request("POST", f"{path}/redrive"), {200, 404, 409}, _is_unknown)
         self._tell("redrive", promise, answer)
-        if answer.status == 409 and answer.tries == 1:
+        # Mended for the redrive, a repeated call may have ended it before; whether that was to be is judged by itself.
+        has_succeeded = any(call.is_success for call in self._sink.calls[promise.id])
+        if answer.status == 409 and answer.tries == 1 and not has_succeeded:
             self.ledger.wrong.append(f"the redrive of {promise.id}, which has failed: {answer.text[:300]}")
         return replace(promise, dues_ms=())
 
@@ -231,7 +233,7 @@ class Actor:
         self._tell("again" if is_same else "rival", promise, answer)
         if answer.status == 201 and answer.json()["id"] != promise.id:
             self.ledger.wrong.append(f"{request.key} named {promise.id}, and then {answer.json()['id']}")
-        return promise
+        return repeated(promise, answer) if is_same else promise
 
     def _tell(self, deed: str, promise: Accepted, answer: Answer) -> None:
         text = answer.text if answer.status >= 400 else ""
@@ -294,6 +296,14 @@ def moved(promise: Accepted, answer: Answer, wanted_ms: int) -> Accepted:
         due_ms = _ms(answer.json()["due_at"]) if is_certain else wanted_ms
         return replace(promise, due_ms=due_ms, dues_ms=(due_ms,) if is_certain else ())
     return promise if is_certain else replace(promise, due_ms=min(promise.due_ms, wanted_ms), dues_ms=())
+
+
+def repeated(promise: Accepted, answer: Answer) -> Accepted:
+    """What is promised after the same request once more. It may overtake the first, which a frozen scheduler has in
+    hand, and then it is the one that is called: at the time that its own 201 named."""
+    if answer.status != 201 or not promise.dues_ms:
+        return promise
+    return replace(promise, dues_ms=(*promise.dues_ms, _ms(answer.json()["due_at"])))
 
 
 async def settled(coroutines: list[Coroutine[Any, Any, None]], within_s: float) -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.actor import Unnamed, cancelled, moved
+from tests.chaos.actor import Unnamed, cancelled, moved, repeated
 from tests.chaos.aftermath import told_in_logs
 from tests.chaos.callbacks import check_callbacks
 from tests.chaos.cancels import NOTICED_MS, forgotten_cancels
@@ -157,6 +157,12 @@ def test_a_move_that_was_repeated_counts_from_when_it_was_asked_for_and_one_refu
 @pytest.mark.parametrize(("wanted_ms", "due_ms"), [(AT - 5, AT - 5), (AT + 5, AT)])
 def test_a_move_that_was_refused_after_a_silence_may_have_happened(wanted_ms: int, due_ms: int) -> None:
     assert moved(TASK, answer(409, tries=2), wanted_ms) == Accepted("a", due_ms)
+
+
+def test_a_task_asked_for_once_more_may_be_called_at_either_time_that_was_named() -> None:
+    assert repeated(TASK, answer(201)) == Accepted("a", AT, dues_ms=(AT, 1_200_000))
+    assert repeated(TASK, answer(503)) == TASK
+    assert repeated(Accepted("a", AT), answer(201)) == Accepted("a", AT)
 
 
 def test_a_confirmed_cancel_holds_from_its_answer_on_and_a_refused_one_changes_nothing() -> None:

@@ -390,6 +390,37 @@ async def test_a_process_that_stood_still_while_it_asked_asks_again(
         assert await one.claim(cancelled) == Cancelled(), "others went on"
 
 
+@pytest.mark.parametrize("answered_after_s", [0.0, 0.4])
+async def test_a_connection_that_dies_silently_silences_no_other(
+    one: Marks, monkeypatch: pytest.MonkeyPatch, answered_after_s: float
+) -> None:
+    """The other is answered before the silent one has reached its time limit, or just after that."""
+    monkeypatch.setattr(marks_module, "ANSWER_S", 0.3)
+    monkeypatch.setattr(marks_module, "SILENT_S", 0.1)
+    ask, asked, answer_it = one._write_script, asyncio.Event(), asyncio.Event()
+
+    async def silent(_keys: list[str], _arguments: list[bytes]) -> object:
+        monkeypatch.setattr(one, "_write_script", late)
+        asked.set()
+        return await asyncio.Event().wait()
+
+    async def late(keys: list[str], arguments: list[bytes]) -> object:
+        monkeypatch.setattr(one, "_write_script", ask)
+        await answer_it.wait()
+        return await ask(keys, arguments)
+
+    monkeypatch.setattr(one, "_write_script", silent)
+    task = a_task()
+    dead = asyncio.create_task(one.claim(a_task()))
+    await asyncio.wait_for(asked.wait(), 1)
+    await asyncio.sleep(0.2 if answered_after_s else 0.0)  # so that it may still be answered then
+    alive = asyncio.create_task(one.claim(task))
+    asyncio.get_running_loop().call_later(answered_after_s - 0.2 if answered_after_s else 0.0, answer_it.set)
+    assert await dead == Claimed()
+    assert await alive == Claimed()
+    assert await one.claim(task) == InFlight("one"), "it was granted without asking"
+
+
 async def test_a_redis_that_is_lost_is_told_once_with_the_reason_and_so_is_its_return(own: OwnRedis) -> None:
     with capture_logs() as logs:
         async with a_replica(own.url) as marks:
