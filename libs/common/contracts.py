@@ -355,6 +355,10 @@ class AttemptFinished(Message, frozen=True, kw_only=True, tag="AttemptFinished.1
     host: str = ""
 
 
+CANCELLED_WHEN_DUE = "cancelled when it was due"
+"""The scheduler's reason where a copy of the task may be on its way to be called: only the dispatcher stops that."""
+
+
 class TaskFinished(Message, frozen=True, kw_only=True, tag="TaskFinished.1"):
     """The task ended without another call; a call that ends a task says so itself (`AttemptFinished`)."""
 

@@ -17,7 +17,15 @@ import structlog
 
 from libs.common.asking import ANSWER_S
 from libs.common.clock import Clock
-from libs.common.contracts import CancelTask, CreateTask, RescheduleTask, Task, TaskAnswer, encode
+from libs.common.contracts import (
+    CANCELLED_WHEN_DUE,
+    CancelTask,
+    CreateTask,
+    RescheduleTask,
+    Task,
+    TaskAnswer,
+    encode,
+)
 from libs.common.ids import new_id
 from libs.common.topology import CREATE
 from services.ingest.commands import Commands
@@ -67,7 +75,9 @@ class TaskCommands:
         patience = _Patience()
         known = await self._history.task(project, id_)
         if known is not None and known.state in FINAL:
-            return _ended(known)
+            if _is_certain(known):
+                return _ended(known)
+            return await self._cancel_called(known, known.generation, patience.left_s())
         heard = await self._cancel_waiting(project, id_, 1 if known is None else known.generation)
         task = known or await awaited(self._history, project, id_)
         if heard is None:
@@ -135,9 +145,9 @@ class TaskCommands:
             case "in-flight":
                 return Cancelled("in_flight", task)
             case "ended":  # perhaps by an earlier cancel
-                ended = await awaited(self._history, task.project, task.id, lambda each: each.state in FINAL)
+                ended = await awaited(self._history, task.project, task.id, _is_certain)
                 # A history that is behind does not say as what: a 409 would name a state that it has left.
-                return _ended(ended) if ended and ended.state in FINAL else Cancelled("not_known", ended or task)
+                return _ended(ended) if ended and _is_certain(ended) else Cancelled("not_known", ended or task)
 
     def _cancelled(self, task: StoredTask, generation: int) -> Cancelled:
         log.info("task.cancelled", task_id=str(task.id))
@@ -158,6 +168,11 @@ class _Patience:
 
     def left_s(self) -> float:
         return max(0.0, self._until - asyncio.get_running_loop().time())
+
+
+def _is_certain(task: StoredTask) -> bool:
+    """It has ended, and no copy of it is left that may be called."""
+    return task.state in FINAL and task.reason != CANCELLED_WHEN_DUE
 
 
 def _ended(task: StoredTask) -> Cancelled:

@@ -14,6 +14,7 @@ from libs.common import topology
 from libs.common.asking import Asked, Replier
 from libs.common.clock import Clock
 from libs.common.contracts import (
+    CANCELLED_WHEN_DUE,
     CancelTask,
     RescheduleTask,
     TaskAccepted,
@@ -61,7 +62,9 @@ class TaskCommands:
     async def _cancel(self, command: CancelTask) -> TaskAnswer:
         cancelled = await until_available(lambda: self._store.cancel(command))
         if cancelled.is_ended:
-            event = cancelled_event(command.id, command.project, cancelled.order, self._clock.now())
+            event = cancelled_event(
+                command.id, command.project, cancelled.order, self._clock.now(), has_left=cancelled.result == "left"
+            )
             await self._publisher.insist(topology.TASK_EVENT, event)
         return TaskAnswer(
             command_id=command.command_id, id=command.id, result=cancelled.result, generation=cancelled.order[0]
@@ -84,8 +87,10 @@ class TaskCommands:
         )
 
 
-def cancelled_event(id_: UUID, project: str, order: tuple[int, int, int], at: datetime) -> bytes:
-    """The end of a task by a cancel, for the history."""
+def cancelled_event(
+    id_: UUID, project: str, order: tuple[int, int, int], at: datetime, *, has_left: bool = False
+) -> bytes:
+    """The end of a task by a cancel, for the history. `has_left`: unless a copy of it is called before."""
     generation, attempt, hop = order
     return encode(
         TaskFinished(
@@ -96,6 +101,6 @@ def cancelled_event(id_: UUID, project: str, order: tuple[int, int, int], at: da
             hop=hop,
             state="cancelled",
             finished_at=at,
-            reason="cancelled",
+            reason=CANCELLED_WHEN_DUE if has_left else "cancelled",
         )
     )

@@ -95,7 +95,11 @@ class ScheduleCommands:
     async def _decided(self, command: PutSchedule | ChangeSchedule, id_: UUID, decide: Decide) -> ScheduleAnswer:
         async def tell(withdrawn: Sequence[tuple[UUID, Cancelled]]) -> None:
             now = self._clock.now()
-            events = [cancelled_event(id_, command.project, c.order, now) for id_, c in withdrawn if c.is_ended]
+            events = [
+                cancelled_event(id_, command.project, c.order, now, has_left=c.result == "left")
+                for id_, c in withdrawn
+                if c.is_ended
+            ]
             await asyncio.gather(*(self._publisher.insist(topology.TASK_EVENT, event) for event in events))
 
         held = await until_available(

@@ -11,7 +11,7 @@ from aiohttp import ClientResponse
 
 from libs.common.asking import ANSWER_S
 from libs.common.clock import format_utc
-from libs.common.contracts import Call, CancelTask, CreateTask, RescheduleTask, encode
+from libs.common.contracts import CANCELLED_WHEN_DUE, Call, CancelTask, CreateTask, RescheduleTask, encode
 from libs.common.publisher import PublishUnknown
 from libs.common.topology import CREATE, DISPATCHER_COMMAND, SCHEDULER_COMMAND
 from services.ingest import lookup
@@ -162,6 +162,17 @@ class TestCancel:
         history.tasks[ID] = task("cancelled")
         status, body = await asked(client, "DELETE")
         assert (status, body["status"], body["finished_at"]) == (200, "cancelled", format_utc(NOW))
+
+    @pytest.mark.parametrize(("says", "answer"), [("cancelled", 200), ("in-flight", 202), ("ended", 202), (None, 202)])
+    async def test_repeated_after_one_that_came_when_it_was_due_is_up_to_the_dispatcher(
+        self, client: Client, history: FakeHistory, services: FakeServices, says: Any, answer: int
+    ) -> None:
+        """Who asked for that one may have gone before the dispatcher was asked."""
+        history.tasks[ID] = task("cancelled", reason=CANCELLED_WHEN_DUE)
+        services.says = [nothing if says is None else dispatcher(says)]
+        status, body = await asked(client, "DELETE")
+        assert (status, body["status"]) == (answer, "cancelled")
+        assert [route for route, _command in services.asked] == [DISPATCHER_COMMAND]
 
     @pytest.mark.parametrize(("ends_as", "answer"), [("succeeded", 409), ("cancelled", 200)])
     async def test_of_one_that_ends_meanwhile_says_how(

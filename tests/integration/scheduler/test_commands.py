@@ -11,6 +11,7 @@ import pytest
 from libs.common import postgres as patience
 from libs.common.clock import SystemClock
 from libs.common.contracts import (
+    CANCELLED_WHEN_DUE,
     AnyMessage,
     CreateTask,
     ReturnTask,
@@ -156,7 +157,9 @@ async def test_a_task_that_may_be_out_there_has_left_and_comes_back_no_more(
     task = a_task(-1) if order == (1, 1, 0) else at(a_task(60), *order)
     await one.returns(task, in_s=0)
     assert (await one.ask(a_cancel(task))).result == "left"
-    assert ended(one.told()) == [order]
+    told = one.told()
+    assert ended(told) == [order]
+    assert [event.reason for event in told if isinstance(event, TaskFinished)] == [CANCELLED_WHEN_DUE]
     assert (await tables.orders(task.id), await tables.causes(task.id)) == ([], ["noted"])
     await one.returns(at(task, 1, 7, 7))
     assert ended(one.told()) == [(1, 7, 7)]
