@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis, SSLConnection
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
@@ -31,13 +32,16 @@ _AWAY = (
     exceptions.TimeoutError,
     exceptions.ReadOnlyError,  # the primary became a replica
     exceptions.OutOfMemoryError,  # refuses writes until something expires
+    exceptions.MasterDownError,  # a replica without its primary
 )
+# It cannot serve now: a script runs for ever, its disk is full, its replicas are gone. redis-py knows no such classes.
+_NOT_NOW = ("BUSY ", "MISCONF ", "NOREPLICAS ")
 
 log = structlog.get_logger(__name__)
 
 
 class RedisAway(Exception):
-    """Redis is lost, loading or full: go on without it, or wait."""
+    """Redis is lost, loading, full or cannot serve now: go on without it, or wait."""
 
 
 def redis_client(url: str) -> Redis:
@@ -59,8 +63,8 @@ def redis_client(url: str) -> Redis:
         )
     except ValueError:  # whose text may quote the password
         raise Fatal("the Redis URL cannot be read; correct CARILLON_REDIS_URL") from None
-    if issubclass(pool.connection_class, SSLConnection):
-        pool.connection_class = _RereadingConnection
+    kept = _RereadingConnection if issubclass(pool.connection_class, SSLConnection) else pool.connection_class
+    pool.connection_class = type(kept.__name__, (_NoticesResets, kept), {})
     return Redis.from_pool(pool)
 
 
@@ -88,7 +92,9 @@ def translating() -> Iterator[None]:
         yield
     except _REFUSED as error:
         raise Fatal(f"Redis refuses us: {error}; correct the login in CARILLON_REDIS_URL") from error
-    except _AWAY as error:
+    except (*_AWAY, exceptions.ResponseError) as error:
+        if not isinstance(error, _AWAY) and not str(error).startswith(_NOT_NOW):
+            raise
         trouble = tls_trouble(error)
         why = f"{error}; {trouble}" if trouble else str(error)  # its text names the server
         raise RedisAway(f"Redis: {type(error).__name__}: {why}") from error
@@ -98,6 +104,17 @@ async def ping(client: Redis) -> None:
     """Return when Redis answers; raises as `translating` does. A readiness check."""
     with translating():
         await client.ping()
+
+
+class _NoticesResets(AbstractConnection):
+    """Before it uses a connection again redis-py looks whether it has ended, but not whether it was reset: the command
+    would fail, and Redis pass for away although it is there.
+    """
+
+    async def can_read(self) -> bool:
+        """The pool makes a connection anew where this is true."""
+        stream = self._reader
+        return (stream is not None and stream.exception() is not None) or await super().can_read()
 
 
 class _RereadingConnection(SSLConnection):

@@ -1,6 +1,9 @@
 import asyncio
 import socket
+import struct
 from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import pytest
@@ -10,6 +13,7 @@ from redis.asyncio import Redis
 from libs.common import redis as under_test
 from libs.common.lifecycle import Fatal
 from libs.common.redis import RedisAway, ping, redis_client, translating
+from tests.integration.rig import until
 
 
 @pytest.fixture
@@ -76,6 +80,43 @@ async def test_a_client_whose_connections_are_all_in_use_says_so_in_time(
     await client.aclose()
 
 
+@pytest.mark.parametrize("ending", ["reset", "closed"])
+async def test_a_connection_that_died_while_nobody_used_it_costs_nothing(redis_url: str, ending: str) -> None:
+    url, writers = urlsplit(redis_url), list[asyncio.StreamWriter]()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        from_redis, to_redis = await asyncio.open_connection(url.hostname, url.port)
+        await asyncio.gather(copied(reader, to_redis), copied(from_redis, writer), return_exceptions=True)
+
+    async with await asyncio.start_server(relay, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        client = redis_client(urlunsplit(url._replace(netloc=url.netloc.replace(f":{url.port}", f":{port}"))))
+        await asyncio.gather(*(ping(client) for _ in range(3)))
+        opened, idle = len(writers), list(client.connection_pool._available_connections)
+        for writer in writers:
+            if ending == "reset":
+                linger = struct.pack("ii", 1, 0)
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+        await until("this process to have heard of it", lambda: all(map(is_dead, idle)))
+        await asyncio.gather(*(ping(client) for _ in range(opened)))
+        await client.aclose()
+    assert len(writers) == 2 * opened
+
+
+def is_dead(connection: Any) -> bool:
+    stream: asyncio.StreamReader = connection._reader
+    return stream.exception() is not None or stream.at_eof()
+
+
+async def copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65_536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+
+
 async def test_a_wrong_password_is_fatal_and_is_not_shown(redis_url: str) -> None:
     client = redis_client(redis_url.replace("redis://", "redis://nobody:hunter2@"))
     with pytest.raises(Fatal, match="CARILLON_REDIS_URL") as fatal:
@@ -99,6 +140,8 @@ async def test_a_mistake_of_the_caller_passes_as_it_is(client: Redis) -> None:
 
     with pytest.raises(exceptions.ResponseError), translating():
         await client.incr(key)
+    with pytest.raises(exceptions.ResponseError), translating():
+        raise exceptions.ResponseError("BUSYGROUP Consumer Group name already exists")
 
 
 @pytest.mark.parametrize(
@@ -109,6 +152,10 @@ async def test_a_mistake_of_the_caller_passes_as_it_is(client: Redis) -> None:
         exceptions.BusyLoadingError("loading"),
         exceptions.ReadOnlyError("replica"),
         exceptions.OutOfMemoryError("full"),
+        exceptions.MasterDownError("Link with MASTER is down"),
+        exceptions.ResponseError("MISCONF unable to persist to disk"),
+        exceptions.ResponseError("NOREPLICAS Not enough good replicas to write. script: on @user_script:1."),
+        exceptions.ResponseError("BUSY Valkey is busy running a script"),
         ConnectionResetError("reset"),
     ],
 )
