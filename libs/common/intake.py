@@ -10,6 +10,7 @@ redelivered by the broker. `consumer.py` decides how many items are handled at a
 
 Meanwhile nothing else begins in the process: the poison among them comes back at once, and would end it before the
 message that it came in is settled, again and again.
+A full queue is emptied by taking, not by giving back: what it refuses holds up nothing else.
 """
 
 import asyncio
@@ -25,8 +26,9 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 from prometheus_client import Counter, Gauge
 
 from libs.common.connection import LINK_ERRORS, is_being_cancelled, link_may_be_gone, watch
+from libs.common.lifecycle import Backoff
 from libs.common.metrics import REGISTRY
-from libs.common.publisher import Publisher
+from libs.common.publisher import Publisher, Refused
 from libs.common.topology import PARKED, REPUBLISH
 
 CRASHES_HEADER = "carillon-crashes"
@@ -249,14 +251,20 @@ class Intake(Generic[M]):
         HELD.labels(self.queue).inc()
         while _unpacking:  # noqa: ASYNC110  seldom, and an Event of the process would belong to one loop
             await asyncio.sleep(UNPACKED_LOOK_S)
+        self._hand_over(delivery)
+
+    def _hand_over(self, delivery: Delivery) -> None:
         if delivery.is_abandoned or self._stopped:
-            return self.drop(delivery)
-        self._arrived.put_nowait(delivery)
+            self.drop(delivery)
+        else:
+            self._arrived.put_nowait(delivery)
 
     async def next(self) -> Delivery:
         """The next delivery that has items for the handler; others are settled on the way, aside."""
         while True:
             delivery = await self._arrived.get()
+            if delivery.raws:
+                return delivery  # the rest of one that could not be taken apart
             try:
                 delivery.raws = self._split(delivery.message)
             except UNREADABLE as error:
@@ -301,9 +309,10 @@ class Intake(Generic[M]):
             if self.queue not in REPUBLISH:
                 return self.leave(item.delivery)
             await asyncio.sleep(CRASH_PAUSE_S)
-            await self._publisher.insist(REPUBLISH[self.queue], item.raw, {CRASHES_HEADER: crashes})
-            ITEMS.labels(self.queue, "crashed").inc()
-            await item.delivery.settle()
+            try:
+                await self._again(item, crashes)
+            except Refused:
+                self._do_aside(item.delivery, self._again_when_there_is_room(item, crashes))
 
     def _do_aside(self, delivery: Delivery, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -320,11 +329,36 @@ class Intake(Generic[M]):
         if task.cancelled() or error is not None:
             self.leave(delivery)
 
+    async def _again(self, item: Item[M], crashes: int) -> None:
+        """Raises: Refused."""
+        await self._republish(item.raw, crashes)
+        ITEMS.labels(self.queue, "crashed").inc()
+        await item.delivery.settle()
+
+    async def _again_when_there_is_room(self, item: Item[M], crashes: int) -> None:
+        """Or not: what is held too long keeps the queue from being consumed, and comes again anyhow."""
+        backoff = Backoff(first_s=0.05, cap_s=1.0)
+        while not item.delivery.is_abandoned:
+            await asyncio.sleep(backoff.next())
+            with suppress(Refused):
+                return await self._again(item, crashes)
+        self.leave(item.delivery)
+
     async def _unpack(self, delivery: Delivery) -> None:
-        for raw in delivery.raws:
-            await self._publisher.insist(REPUBLISH[self.queue], raw, {CRASHES_HEADER: delivery.crashes})
-            ITEMS.labels(self.queue, "unpacked").inc()
-            await delivery.settle()
+        """What a full queue refuses goes to the handler as it is, or the queue would never be emptied."""
+        try:
+            while delivery.raws:
+                await self._republish(delivery.raws[0], delivery.crashes)
+                del delivery.raws[0]
+                ITEMS.labels(self.queue, "unpacked").inc()
+                await delivery.settle()
+        except Refused as error:
+            log.warning("message.not-unpacked", queue=self.queue, items=len(delivery.raws), reason=str(error))
+            self._hand_over(delivery)
+
+    async def _republish(self, raw: bytes, crashes: int) -> None:
+        """Publish an item again, alone, until there is an answer. Raises: Refused, its queue is full."""
+        await self._publisher.insist(REPUBLISH[self.queue], raw, {CRASHES_HEADER: crashes}, unless=(Refused,))
 
     async def _park(self, delivery: Delivery, raw: bytes, cause: str) -> None:
         log.error("item.parked", queue=self.queue, cause=cause)

@@ -162,18 +162,31 @@ class Publisher:
         """Publish `item` as the only one of its message. Raises: NotPublished."""
         await self._confirm(route, b"[" + item + b"]", 1, headers)
 
-    async def insist(self, route: Route, item: bytes, headers: Mapping[str, str | int] | None = None) -> None:
-        """Publish until it is confirmed. Ends only with the confirm, or cancelled."""
+    async def insist(
+        self,
+        route: Route,
+        item: bytes,
+        headers: Mapping[str, str | int] | None = None,
+        *,
+        unless: tuple[type[NotPublished], ...] = (),
+    ) -> None:
+        """Publish until it is confirmed. Ends only with the confirm, or cancelled. Raises: `unless`."""
         try:
             return await self._publish(route, item, headers)
+        except unless:
+            raise
         except NotPublished as error:
             first = error
         backoff = Backoff(first_s=0.05, cap_s=1.0)
         with self._holding(first):
             while True:
                 await asyncio.sleep(backoff.next())
-                with suppress(NotPublished):
+                try:
                     return await self._publish(route, item, headers)
+                except unless:
+                    raise
+                except NotPublished:
+                    continue
 
     async def insist_many(self, route: Route, items: Sequence[bytes]) -> None:
         """`insist` for a whole batch, at the price of `publish_many`."""

@@ -14,7 +14,6 @@ from libs.common.intake import Intake, Poison, decoder
 from libs.common.publisher import Publisher
 from libs.common.topology import (
     CREATE,
-    DISPATCHER_COMMANDS,
     DISPATCHER_DUE,
     DISPATCHER_RETRY_DUE,
     DUE,
@@ -192,12 +191,12 @@ async def test_what_is_taken_apart_in_the_bounded_queue_goes_on_in_the_unbounded
 async def test_a_packed_message_with_no_way_back_is_handled_however_often_it_came(
     amqp_url: str, amqp: AbstractConnection, publisher: Publisher
 ) -> None:
-    handler, before = Handler(), stale(DISPATCHER_COMMANDS)
-    await put(amqp, DISPATCHER_COMMANDS, b"[1,2]")
-    await send_back(amqp, DISPATCHER_COMMANDS, times=2)
-    async with consuming(amqp_url, one_by_one(DISPATCHER_COMMANDS, handler, publisher)):
+    handler, before = Handler(), stale(PARKING)
+    await put(amqp, PARKING, b"[1,2]")
+    await send_back(amqp, PARKING, times=2)
+    async with consuming(amqp_url, one_by_one(PARKING, handler, publisher)):
         await handler.has_done(1, 2)
-        await all_settled(DISPATCHER_COMMANDS, before)
+        await all_settled(PARKING, before)
 
 
 @pytest.mark.usefixtures("short_pause")
@@ -278,12 +277,12 @@ async def test_a_crash_with_no_way_back_comes_again_when_it_was_held_too_long(
     amqp_url: str, amqp: AbstractConnection, publisher: Publisher, short_hold: float
 ) -> None:
     handler = Handler(raises={1: ValueError("once")})
-    await put(amqp, DISPATCHER_COMMANDS, b"[1]")
-    async with consuming(amqp_url, one_by_one(DISPATCHER_COMMANDS, handler, publisher)):
+    await put(amqp, PARKING, b"[1]")
+    async with consuming(amqp_url, one_by_one(PARKING, handler, publisher)):
         await handler.has_begun(1)
         handler.raises.clear()
         await handler.has_done(1)
-        await until("every message settled", lambda: held(DISPATCHER_COMMANDS) == 0)
+        await until("every message settled", lambda: held(PARKING) == 0)
 
 
 # --- stopping
