@@ -50,8 +50,8 @@ class Interrupted(Exception):
 
 
 class Occupied(Exception):
-    """Another replica is collecting; leave the run to it. Of two that start in the same milliseconds the broker
-    serves one (`x-single-active-consumer`), and the other finds nothing."""
+    """Another replica is collecting; leave the run to it, and look again: it may die. Of two that start in the same
+    milliseconds the broker serves one (`x-single-active-consumer`), and the other gets nothing."""
 
 
 class Collected(NamedTuple):
@@ -97,10 +97,10 @@ class FallbackQueue:
         return before
 
     async def note_empty(self) -> None:
-        """Nothing waits at the time of a digest: remember that it was looked for. Raises: Interrupted."""
+        """Nothing waits at the time of a digest: remember that it was looked for. Raises: Occupied, Interrupted."""
         async with self._channel() as channel:
             if await _is_occupied(channel):
-                return
+                raise Occupied("another consumer has what waited in the fallback queue")
             before, held = await _recalled(channel)
             await self._remember(before.causes if before else ())
             if held is not None:

@@ -5,6 +5,7 @@ A full queue would turn away the dispatcher's verdicts and with them all calls; 
 
 import asyncio
 import gc
+from contextlib import suppress
 from datetime import datetime
 from typing import Protocol
 
@@ -63,6 +64,7 @@ class Runs:
         self._schedule = schedule
         self._clock = clock
         self._is_resumed = False
+        self._is_left = False
         self._waiting_since = 0.0
         self._turn = asyncio.Lock()
 
@@ -80,9 +82,14 @@ class Runs:
                 nap_s = self._nap_s()
 
     async def one_pass(self, stopping: asyncio.Event) -> None:
-        """Look, and collect if it is time or too much waits. Raises: Interrupted; the run is then still due."""
+        """Look, and collect if it is time or too much waits. Raises: Interrupted; the run is then still due.
+
+        So is one that is left to another replica, until that one has told of it: it may die half-way.
+        """
         async with self._turn:
             await self._resume()
+            if self._is_left:
+                await self._pass_over_what_was_told()
             waiting = await self._look()
             is_due = self._clock.now() >= self.next_at
             try:
@@ -92,7 +99,10 @@ class Runs:
                     await self._fallback.note_empty()
             except Occupied as error:
                 log.info("run.left", reason=str(error))
-            if is_due:
+                self._is_left = is_due
+            else:
+                self._is_left = False
+            if is_due and not self._is_left:
                 self.next_at = self._schedule.after(self._clock.now())
 
     async def now(self, stopping: asyncio.Event) -> Collected:
@@ -106,11 +116,17 @@ class Runs:
             return
         last = await self._fallback.last()
         if last is None:
-            await self._fallback.note_empty()
+            with suppress(Occupied):
+                await self._fallback.note_empty()
         else:
             self.next_at = min(self.next_at, self._schedule.after(last.collected_at))
             self._wait_from(last.collected_at.timestamp())
         self._is_resumed = True
+
+    async def _pass_over_what_was_told(self) -> None:
+        last = await self._fallback.last()
+        if last is not None and last.collected_at >= self.next_at:
+            self.next_at = self._schedule.after(last.collected_at)
 
     async def _look(self) -> int:
         waiting = await self._fallback.waiting()
@@ -126,6 +142,8 @@ class Runs:
         while messages < waiting and not stopping.is_set():
             collected = await self._fallback.collect(waiting - messages, stopping)
             if not collected.messages:
+                if not messages:
+                    raise Occupied("what waited has been taken by another, or the broker gives nothing")
                 break
             messages, pages = messages + collected.messages, pages + collected.pages
         log.info("run.finished", messages=messages, pages=pages, cause=cause)
@@ -138,5 +156,7 @@ class Runs:
         WAITING_SINCE.set(timestamp)
 
     def _nap_s(self) -> float:
+        if self._is_left:
+            return LOOK_EVERY_S
         # At most a minute, so that a stepped clock or a suspended machine is noticed.
         return min(LOOK_EVERY_S, max(0.0, (self.next_at - self._clock.now()).total_seconds()))

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from email import message_from_bytes
 from email.policy import default
+from typing import Any
 
 import pytest
 from aio_pika import Message
@@ -126,7 +127,9 @@ class HeldPublisher(Publisher):
         super().__init__()
         self.asked = asyncio.Event()
 
-    async def insist(self, route: Route, item: bytes, headers: Mapping[str, str | int] | None = None) -> None:
+    async def insist(
+        self, route: Route, item: bytes, headers: Mapping[str, str | int] | None = None, **_unless: Any
+    ) -> None:
         assert route == DIGEST_PAGE
         self.asked.set()
         await asyncio.Event().wait()

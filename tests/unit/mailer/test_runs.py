@@ -39,6 +39,8 @@ class FakeFallback:
         return self.memory
 
     async def note_empty(self) -> None:
+        if isinstance(self.error, Occupied):
+            raise self.error
         self.empty_runs += 1
 
     async def collect(self, messages_max: int, stopping: asyncio.Event) -> Collected:
@@ -152,7 +154,66 @@ async def test_a_run_that_another_replica_makes_is_left_to_it(
     fallback.error = Occupied()
     clock.at += timedelta(hours=1)
     await runs.one_pass(asyncio.Event())
+    fallback.error = None
+    fallback.memory = LastDigest(collected_at=clock.at)
+    clock.at += timedelta(minutes=1)
+    await runs.one_pass(asyncio.Event())
+    assert fallback.runs == [1], "what has come since is for the next"
     assert runs.next_at == datetime(2027, 1, 2, 8, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("seen", [[1, 0, 0], [0, 0, 0], [1, 1, 1]], ids=["some taken", "all taken", "none taken"])
+@pytest.mark.parametrize("can_see_the_memory", [True, False])
+async def test_a_run_that_another_replica_began_and_did_not_end_is_made(
+    runs: Runs, fallback: FakeFallback, clock: HandClock, seen: list[int], can_see_the_memory: bool
+) -> None:
+    before, fallback.error = fallback.memory, Occupied()
+    clock.at += timedelta(hours=1)
+    for count in seen:  # of what the other has not taken, while the broker holds it for alive
+        fallback.count = count
+        await runs.one_pass(asyncio.Event())
+        fallback.memory = before if can_see_the_memory else None
+        clock.at += timedelta(minutes=1)
+    fallback.error, fallback.count, fallback.runs = None, 1, []
+    await runs.one_pass(asyncio.Event())
+    assert fallback.runs == [1]
+    assert fallback.count == 0
+    assert runs.next_at == datetime(2027, 1, 2, 8, 0, tzinfo=UTC)
+
+
+async def test_a_run_to_which_the_broker_gives_nothing_is_still_due(
+    runs: Runs, fallback: FakeFallback, clock: HandClock
+) -> None:
+    """Frozen, or another replica began in the same milliseconds."""
+    fallback.at_most = 0
+    clock.at += timedelta(hours=1)
+    await runs.one_pass(asyncio.Event())
+    fallback.at_most = 1_000
+    clock.at += timedelta(minutes=1)
+    await runs.one_pass(asyncio.Event())
+    assert fallback.runs == [1, 1]
+    assert fallback.count == 0
+
+
+async def test_who_starts_while_another_collects_waits_for_its_word(fallback: FakeFallback, clock: HandClock) -> None:
+    fallback.memory, fallback.error = None, Occupied()
+    runs = Runs(fallback, Schedule("0 8 * * *", "UTC"), clock)
+    await runs.one_pass(asyncio.Event())
+    assert runs.next_at == datetime(2027, 1, 1, 8, 0, tzinfo=UTC)
+
+
+async def test_what_is_left_to_another_replica_is_looked_at_again_a_minute_later(
+    runs: Runs, fallback: FakeFallback, clock: HandClock
+) -> None:
+    fallback.error = Occupied()
+    clock.at += timedelta(hours=1)
+    stopping = asyncio.Event()
+    running = asyncio.create_task(runs.run(stopping))
+    for _ in range(1_000):  # turns of the loop enough for many passes, were there no pause between them
+        await asyncio.sleep(0)
+    stopping.set()
+    await running
+    assert fallback.runs == [1]
 
 
 async def test_an_interrupted_run_is_still_due(runs: Runs, fallback: FakeFallback, clock: HandClock) -> None:
