@@ -21,6 +21,7 @@ OPEN_FIRST_S, OPEN_MAX_S = 5.0, 60.0
 # back to be put off again, or to be called when it has recovered. More than that in five minutes share a second.
 BACK_PER_S = 100.0
 BACK_MAX_S = 300.0
+FORGET_AFTER_S = 600.0
 
 
 @dataclass(slots=True)
@@ -54,6 +55,10 @@ class Breaker:
         self.state = "half-open"
         self._until = now + self._open_s  # nobody else meanwhile; and again if this call never comes to its end
         return 0.0
+
+    def is_idle(self, now: float) -> bool:
+        """Nothing is lost with it: it is closed, or nobody has asked for long whether the host is back."""
+        return self.state == "closed" or now - self._until > FORGET_AFTER_S
 
     def back_s(self, now: float) -> float:
         """After how long one comes again that is put off now: when it may be closed by then, and in a row."""

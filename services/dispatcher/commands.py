@@ -15,6 +15,9 @@ from services.dispatcher.control import Control
 from services.dispatcher.marks import Marks
 from services.dispatcher.outlet import Outlet
 
+# Of a cancel that no call follows, above those of whatever copy the scheduler still tells of as cancelled when due.
+HOPS_MAX = 2**31 - 1
+
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
@@ -42,7 +45,7 @@ class Commands:
         """For a call under way its holder tells the history, once it has not succeeded."""
         result = await _until_available(lambda: self._marks.cancel(command.id, command.generation))
         if result == "cancelled":
-            order = (command.generation, 0, 0)
+            order = (command.generation, 0, HOPS_MAX)
             await self._outlet.cancelled(command.id, command.project, order, self._clock.now())
         return CancelAnswer(command_id=command.command_id, id=command.id, result=result)
 

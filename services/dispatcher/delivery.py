@@ -17,10 +17,10 @@ from libs.common.intake import UNREADABLE, Poison
 from libs.common.metrics import REGISTRY
 from libs.common.publisher import Publisher
 from services.dispatcher.attempt import Attempts
-from services.dispatcher.gate import Gate
+from services.dispatcher.gate import Gate, Later
 from services.dispatcher.marks import Cancelled, Claimed, InFlight, Marks, Settled, Told
 from services.dispatcher.outlet import Outlet
-from services.dispatcher.retry import Cancel, Fail, Ladder, Retry, Verdict, cancelled_meanwhile
+from services.dispatcher.retry import Cancel, Done, Fail, Ladder, Retry, Verdict, cancelled_meanwhile
 
 REPEATED = Counter(
     "carillon_dispatcher_deliveries_repeated_total", "Redeliveries absorbed by a mark", ["mark"], registry=REGISTRY
@@ -53,44 +53,59 @@ class Delivery:
         host = host_of(call.url)
         later = await self._gate.enter(task, host)
         if later is not None:
-            return await self._outlet.put_off(task, due.due_at, later.wait_s, later.reason)
+            return await self._put_off(task, call, due, later)
         try:
             try:
                 verdict = await self._verdict(task, call, due, host)
             finally:
                 self._gate.hang_up(host)
-            if verdict is not None:
-                await self._outlet.publish(task, call, verdict)
-                await self._marks.settle(task, verdict, self._ladder.longest_wait_s(call))
+            await self._conclude(task, call, verdict)
         finally:
             self._gate.leave()
+
+    async def _put_off(self, task: Task, call: Call, due: TaskDue, later: Later) -> None:
+        """Not what needs no call any more: it would go round until its marks have ended, and be called again."""
+        found = await self._marks.look(task)
+        if found is None or isinstance(found, InFlight):
+            return await self._outlet.put_off(task, due.due_at, later.wait_s, later.reason)
+        await self._conclude(task, call, self._known(found))
+
+    async def _conclude(self, task: Task, call: Call, verdict: Verdict | None) -> None:
+        if verdict is not None:
+            await self._outlet.publish(task, call, verdict)
+            await self._marks.settle(task, verdict, self._ladder.longest_wait_s(call))
 
     async def _verdict(self, task: Task, call: Call, due: TaskDue, host: str) -> Verdict | None:
         """None when somebody else sees to the attempt, or has."""
         match await self._marks.claim(task):
-            case Settled():
-                REPEATED.labels("done").inc()
-                return None
+            case Claimed():
+                return await self._claimed(task, call, due, host)
             case InFlight():
                 REPEATED.labels("claim").inc()
                 await self._outlet.wait_for_claim(task, due.due_at, self._ladder.shortest_ms)
                 return None
+            case found:
+                return self._known(found)
+
+    def _known(self, found: Told | Settled | Cancelled) -> Verdict | None:
+        match found:
             case Told(verdict):
                 REPEATED.labels("verdict").inc()
                 return verdict
             case Cancelled():
                 return Cancel(self._clock.now())
-            case Claimed():
-                return await self._claimed(task, call, due, host)
+            case Settled():
+                REPEATED.labels("done").inc()
+                return None
 
-    async def _claimed(self, task: Task, call: Call, due: TaskDue, host: str) -> Verdict:
+    async def _claimed(self, task: Task, call: Call, due: TaskDue, host: str) -> Verdict | None:
         """A bug gives the claim back: an item that waits for it on a rung loses its count of crashes there."""
         try:
             verdict, answer = await self._attempts.make(task, call, due)
             change = None if answer is None else self._gate.note(host, answer)
             if isinstance(verdict, Retry | Fail) and await self._marks.is_cancelled(task):
                 verdict = cancelled_meanwhile(verdict, self._clock.now())
-            await self._marks.tell(task, verdict)
+            stands = await self._marks.tell(task, verdict)
         except asyncio.CancelledError:
             self._marks.abandon(task)
             raise
@@ -99,7 +114,8 @@ class Delivery:
             raise
         if change is not None:
             await self._outlet.breaker_changed(change)
-        return verdict
+        # Another's, who went on while this process was frozen: a second verdict would fork the task, or end it falsely.
+        return verdict if stands is None or isinstance(verdict, Done) else self._known(stands)
 
 
 def _read(due: TaskDue) -> tuple[Task, Call]:

@@ -90,7 +90,7 @@ class Gate:
         if state is None:
             return None
         OPENED.inc(state == "open")
-        OPEN.set(sum(each.state != "closed" for each in self._breakers.values()))
+        self._count_open()
         reason = _reason(breaker, answer, was_closed=was_closed) if state == "open" else None
         return BreakerChange(host, state, breaker.wait_s(now), reason)
 
@@ -129,9 +129,14 @@ class Gate:
         return Later(wait_s, "limit") if wait_s else None
 
     def _breaker(self, host: str) -> Breaker:
-        if len(self._breakers) >= BREAKERS_MAX:
-            self._breakers = {host: each for host, each in self._breakers.items() if each.state != "closed"}
+        if host not in self._breakers and len(self._breakers) >= BREAKERS_MAX:
+            now = self._clock.monotonic()
+            self._breakers = {name: each for name, each in self._breakers.items() if not each.is_idle(now)}
+            self._count_open()
         return self._breakers.setdefault(host, Breaker())
+
+    def _count_open(self) -> None:
+        OPEN.set(sum(each.state != "closed" for each in self._breakers.values()))
 
 
 def _reason(breaker: Breaker, answer: Answer, *, was_closed: bool) -> str:

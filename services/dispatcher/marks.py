@@ -36,8 +36,8 @@ DONE_S = 3600
 # A verdict waits here for the broker; longer than any outage that a person would leave alone.
 VERDICT_S = 25 * 3600
 SUCCESS_S_MAX = 25 * 3600
-# Longer than a task waits between two calls, but for ladders of a week: the scheduler keeps those.
-CANCEL_S = 48 * 3600
+# Longer than the longest rung that CARILLON_RETRY_SCHEDULE_S may have (a week): what waits there finds it.
+CANCEL_S = 8 * 86_400
 # One more than the most retries that ingest lets a task have.
 ATTEMPTS_MAX = 51
 # How long others wait for a replica that died while it called; of one that is well a beat may fail.
@@ -69,29 +69,34 @@ LOST = Counter(
 SETTLED, ENDED = "d", "e"
 
 CancelResult = Literal["cancelled", "in-flight", "ended"]
-Operation = Literal["claim", "renew", "verdict", "done", "cancelled", "release"]
+Operation = Literal["claim", "look", "renew", "verdict", "done", "cancelled", "release"]
 
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
 # ARGV: the marks to write, packed (a list of `_Mark`): each argument of a command costs redis-py as much as packing
-# ten of them. A claim has two keys more, of the marks that stand against it, and is not written where one does; the
-# answer says which (index, mark, ...). The verdict is looked for before the success mark: else the outcome of a call
-# whose replica died unpublished would never be heard of.
+# ten of them. A claim has two keys more, of the marks that stand against it, and is not written where one does; a look
+# is the same, but never written. The verdict is looked for before the success mark: else the outcome of a call whose
+# replica died unpublished would never be heard of. No verdict is written over a verdict or an end: this replica was
+# frozen, and others went on. Over a claim it is: its holder may have died, and nobody else tell of the attempt. The
+# answer says what stands against which (index, mark, ...).
 _WRITE = """
 local against = {}
 for i, mark in ipairs(cmsgpack.unpack(ARGV[1])) do
     local operation, keys, text, ms = unpack(mark)
     local found = false
-    if operation == 'claim' then
+    if operation == 'claim' or operation == 'look' then
         local stands = redis.call('MGET', unpack(keys))
         found = stands[1] or stands[2] and 'd' or stands[3] and 'x'
+    elseif operation == 'verdict' then
+        local stands = redis.call('GET', keys[1])
+        found = stands and string.sub(stands, 1, 1) ~= 'c' and stands
     end
     if found then
         against[#against + 1] = i - 1
         against[#against + 1] = found
-    else
+    elseif operation ~= 'look' then
         redis.call('SET', keys[1], text, 'PX', ms)
     end
 end
@@ -171,7 +176,8 @@ class Cancelled(msgspec.Struct, frozen=True):
     """Somebody has cancelled the task: say so, do not call."""
 
 
-Claim = Claimed | InFlight | Told | Settled | Cancelled
+Standing = InFlight | Told | Settled | Cancelled
+Claim = Claimed | Standing
 
 
 class Marks:
@@ -186,6 +192,7 @@ class Marks:
         self._mine = f"c{replica}"
         # Keys of our claims, and when each was written.
         self._claimed: dict[str, float] = {}
+        self._forked: set[str] = set()
         self._silent_until = 0.0
         self._answered_at = 0.0
         self._is_away = False
@@ -209,24 +216,28 @@ class Marks:
 
     async def claim(self, task: Task) -> Claim:
         """Ask for the attempt `task.attempt`. It is yours until you `tell`, `release` or `abandon`."""
-        who = f"{text_of(task.id)}:{task.generation}"
-        key = f"{PREFIX}attempt:{who}:{task.attempt}"
-        keys = (key, f"{PREFIX}success:{who}", f"{PREFIX}cancel:{who}")
+        keys = _claim_keys(task)
         asked_at, against = await self._ask_for(keys)
         if against is None:
-            self._claimed[key] = asked_at
+            self._claimed[keys[0]] = asked_at
             return Claimed()
-        if against.startswith(b"c"):
-            return InFlight(against[1:].decode())
-        if against.startswith(b"v"):
-            return Told(_decode_verdict(against[1:]))
-        return Cancelled() if against == b"x" else Settled()
+        return _standing(against)
 
-    async def tell(self, task: Task, verdict: Verdict) -> None:
-        """Write the verdict before its outcome is published."""
+    async def look(self, task: Task) -> Standing | None:
+        """What stands against a claim; none is made. None too when Redis is away."""
+        against = await self._marks.submit(_Mark("look", _claim_keys(task), "", 0))
+        return None if against is None else _standing(against)
+
+    async def tell(self, task: Task, verdict: Verdict) -> Told | Settled | None:
+        """Write the verdict before its outcome is published. Gives that of another delivery where it stands already."""
         key = attempt_key(task)
         self._claimed.pop(key, None)
-        await self._write("verdict", key, f"v{msgspec.json.encode(verdict).decode()}", VERDICT_S)
+        against = await self._write("verdict", key, f"v{msgspec.json.encode(verdict).decode()}", VERDICT_S)
+        if against is None:
+            return None
+        if isinstance(verdict, Done):
+            self._forked.add(key)
+        return Told(_decode_verdict(against[1:])) if against.startswith(b"v") else Settled()
 
     async def is_cancelled(self, task: Task) -> bool:
         """False too when Redis is away."""
@@ -251,9 +262,13 @@ class Marks:
         self._claimed.pop(attempt_key(task), None)
 
     async def settle(self, task: Task, verdict: Verdict, longest_wait_s: float) -> None:
-        """The outcome is published. A success of a retry is remembered for as long as a fork of it may climb."""
+        """The outcome is published. A success that may have a fork is remembered for as long as that may climb: of a
+        retry, or where another delivery of the attempt has told before.
+        """
         await self._write("done", attempt_key(task), SETTLED if isinstance(verdict, Retry) else ENDED, DONE_S)
-        if isinstance(verdict, Done) and task.attempt > 1:
+        is_forked = attempt_key(task) in self._forked
+        self._forked.discard(attempt_key(task))
+        if isinstance(verdict, Done) and (task.attempt > 1 or is_forked):
             await self._write("done", success_key(task), SETTLED, min(DONE_S + int(longest_wait_s), SUCCESS_S_MAX))
 
     async def _ask_for(self, keys: tuple[str, ...]) -> tuple[float, bytes | None]:
@@ -292,8 +307,8 @@ class Marks:
                 answer: list[Any] = await self._renew_script(keys, [self._mine, int(CLAIM_S * 1000)])
         return answer
 
-    async def _write(self, operation: Operation, key: str, text: str, seconds: int) -> None:
-        await self._marks.submit(_Mark(operation, (key,), text, seconds * 1000))
+    async def _write(self, operation: Operation, key: str, text: str, seconds: int) -> bytes | None:
+        return await self._marks.submit(_Mark(operation, (key,), text, seconds * 1000))
 
     async def _write_many(self, marks: list[_Mark]) -> Sequence[bytes | None]:
         """For each what stands against it; None when nothing does, or nobody can know."""
@@ -351,6 +366,20 @@ class Marks:
     async def _release(self, task: Task) -> None:
         with translating():
             await self._release_script([attempt_key(task)], [self._replica])
+
+
+def _standing(mark: bytes) -> Standing:
+    if mark.startswith(b"c"):
+        return InFlight(mark[1:].decode())
+    if mark.startswith(b"v"):
+        return Told(_decode_verdict(mark[1:]))
+    return Cancelled() if mark == b"x" else Settled()
+
+
+def _claim_keys(task: Task) -> tuple[str, str, str]:
+    """The claim's own, and those of the marks of its task that stand against it."""
+    who = f"{text_of(task.id)}:{task.generation}"
+    return f"{PREFIX}attempt:{who}:{task.attempt}", f"{PREFIX}success:{who}", f"{PREFIX}cancel:{who}"
 
 
 def attempt_key(task: Task) -> str:

@@ -32,6 +32,10 @@ from services.dispatcher.gate import BreakerChange
 from services.dispatcher.retry import Cancel, Done, Expire, Fail, Retry, Verdict
 from services.dispatcher.urgent import Urgent
 
+# A longer rung may hold what waits for a claim until its done mark has gone (`marks.DONE_S`), and it is called again.
+CLAIM_RUNG_MS_MAX = 60_000
+CLAIM_WAIT_MS = 5_000
+
 log = structlog.get_logger(__name__)
 
 
@@ -95,9 +99,10 @@ class Outlet:
 
     async def wait_for_claim(self, task: Task, due_at: datetime, shortest_ms: int | None) -> None:
         """The same attempt again in a while: a hop, not an attempt."""
-        wait_ms = shortest_ms if shortest_ms is not None else 5_000
+        rung_ms = shortest_ms if shortest_ms is not None and shortest_ms <= CLAIM_RUNG_MS_MAX else None
+        wait_ms = rung_ms if rung_ms is not None else CLAIM_WAIT_MS
         moved = msgspec.structs.replace(task, hop=task.hop + 1)
-        await self._wait(moved, due_at, shortest_ms, self._clock.now() + timedelta(milliseconds=wait_ms))
+        await self._wait(moved, due_at, rung_ms, self._clock.now() + timedelta(milliseconds=wait_ms))
 
     async def _wait(
         self, task: Task, due_at: datetime, wait_ms: int | None, not_before: datetime | None = None

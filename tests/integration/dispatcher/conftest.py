@@ -2,7 +2,8 @@
 own, and one of aiohttp for a second opinion.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from aio_pika.abc import AbstractConnection
@@ -10,7 +11,7 @@ from redis.asyncio import Redis
 
 from libs.common import topology
 from libs.common.redis import redis_client
-from tests.integration.dispatcher.rig import Tap
+from tests.integration.dispatcher.rig import OwnRedis, Tap
 from tests.integration.dispatcher.scripted import CALLERS, Kind
 
 # Found here, and not ours to mend: tests whose names begin so are skipped for aiohttp 3.14.
@@ -49,6 +50,13 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
     client = redis_client(redis_url)
     yield client
     await client.aclose()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[OwnRedis]:
+    made = OwnRedis(tmp_path)
+    yield made
+    made.stop()
 
 
 @pytest.fixture

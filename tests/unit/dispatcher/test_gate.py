@@ -7,7 +7,8 @@ import pytest
 
 from libs.common.contracts import TargetRule, Task
 from libs.common.ids import new_id
-from services.dispatcher.breaker import BACK_PER_S, CALLS_MIN, OPEN_FIRST_S
+from libs.common.metrics import REGISTRY
+from services.dispatcher.breaker import BACK_PER_S, CALLS_MIN, FORGET_AFTER_S, OPEN_FIRST_S
 from services.dispatcher.gate import PAUSE_FIRST_S, PAUSE_MAX_S, BreakerChange, Gate, Later
 from services.dispatcher.lanes import Lanes
 from tests.unit.dispatcher.samples import NOW, a_task, an_answer
@@ -57,13 +58,15 @@ class Bench:
     async def enter(self, **task: Any) -> Later | None:
         return await self.gate.enter(a_task(**task), HOST)
 
-    async def called(self, status: int | None, times: int = 1, error: Any = None) -> BreakerChange | None:
+    async def called(
+        self, status: int | None, times: int = 1, error: Any = None, host: str = HOST
+    ) -> BreakerChange | None:
         """Calls that were let through, and what the last of them changed."""
         change = None
         for _ in range(times):
-            assert await self.enter() is None
-            change = self.gate.note(HOST, an_answer(status, error=error))
-            self.gate.hang_up(HOST)
+            assert await self.gate.enter(a_task(), host) is None
+            change = self.gate.note(host, an_answer(status, error=error))
+            self.gate.hang_up(host)
             self.gate.leave()
         return change
 
@@ -175,3 +178,22 @@ async def test_closed_breakers_are_forgotten_when_there_are_many(monkeypatch: py
         bench.gate.note(f"host-{n}", an_answer(None, error="timeout"))
     assert len(bench.gate._breakers) <= 11
     assert await bench.enter() is not None
+
+
+@pytest.mark.parametrize(("after_s", "kept"), [(FORGET_AFTER_S, 10), (FORGET_AFTER_S + 1, 0)])
+async def test_breakers_of_hosts_that_nobody_calls_any_more_are_forgotten_when_there_are_many(
+    monkeypatch: pytest.MonkeyPatch, after_s: float, kept: int
+) -> None:
+    monkeypatch.setattr("services.dispatcher.gate.BREAKERS_MAX", 10)
+    bench = Bench()
+    for n in range(10):
+        await bench.called(None, CALLS_MIN, "timeout", f"host-{n}")
+    assert open_breakers() == 10
+    bench.clock.ahead = timedelta(seconds=OPEN_FIRST_S + after_s)
+    await bench.called(None, 1, "timeout", "another")
+    assert len(bench.gate._breakers) == kept + 1
+    assert open_breakers() == kept
+
+
+def open_breakers() -> float | None:
+    return REGISTRY.get_sample_value("carillon_dispatcher_open_breakers")
