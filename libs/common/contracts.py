@@ -118,7 +118,8 @@ class TaskAnswer(Message, frozen=True, kw_only=True, tag="TaskAnswer.1"):
 
     `left`: the task is due, has been called or has ended, so only the dispatcher can know more; a cancel holds for
     what of it may still come by the scheduler. `unknown`: the scheduler has no trace of it; a cancel is kept and wins
-    over a create that comes later. `generation` and `due_at` tell of the row that decided.
+    over a create that comes later. `generation` and `due_at` tell of the row that decided. `overtaken_by`: nothing was
+    changed, because a command of that greater id had been here.
     """
 
     command_id: UUID
@@ -126,6 +127,7 @@ class TaskAnswer(Message, frozen=True, kw_only=True, tag="TaskAnswer.1"):
     result: Literal["cancelled", "rescheduled", "left", "unknown"]
     generation: int | None = None
     due_at: datetime | None = None
+    overtaken_by: UUID | None = None
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -183,13 +185,17 @@ class ChangeSchedule(Message, frozen=True, kw_only=True, tag="ChangeSchedule.1")
 
 
 class ScheduleAnswer(Message, frozen=True, kw_only=True, tag="ScheduleAnswer.1"):
-    """scheduler -> who asked: how the schedule stands; `task_id` of a "run", and `detail` of what is invalid."""
+    """scheduler -> who asked: how the schedule stands; `task_id` of a "run", and `detail` of what is invalid.
+
+    `overtaken_by`: nothing was changed, because a command of that greater id had been here.
+    """
 
     command_id: UUID
     result: Literal["done", "unknown", "invalid"]
     held: HeldSchedule | None = None
     task_id: UUID | None = None
     detail: str | None = None
+    overtaken_by: UUID | None = None
 
 
 class ListSchedules(Message, frozen=True, kw_only=True, tag="ListSchedules.1"):

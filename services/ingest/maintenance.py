@@ -18,6 +18,8 @@ EVERY_S = 3600.0
 BREATH_S = 0.1
 # Calls by the minute: what the console draws minute by minute is of the last day.
 MINUTES_KEPT_DAYS = 8
+# A breaker that is open tells of it again within minutes: what is older is of hosts and replicas that are no more.
+BREAKERS_KEPT = timedelta(days=1)
 
 PARTITIONS_MADE = Gauge(
     "carillon_ingest_partitions_made_timestamp_seconds",
@@ -71,6 +73,7 @@ class Maintenance:
         now = self._clock.now()
         await self._store.drop_attempts(self.keep_from(now.date()))
         await self._store.forget_bulks(now - timedelta(days=self._retention_days))
+        await self._store.forget_targets(now - BREAKERS_KEPT)
         days = min(MINUTES_KEPT_DAYS, self._retention_days)
         await self._store.forget_calls(now - timedelta(days=days), now - timedelta(days=self._retention_days))
         deleted, batch = 0, DELETE_BATCH

@@ -116,6 +116,7 @@ _FORGET = """
         SELECT id FROM task WHERE finished_at < $1 ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED)
 """
 _FORGET_BULKS = "DELETE FROM bulk WHERE finished_at < $1"
+_FORGET_TARGETS = "DELETE FROM target WHERE greatest(changed_at, open_until) < $1"
 _FORGET_CLEARINGS = "DELETE FROM clearing WHERE finished_at < $1"
 
 
@@ -201,6 +202,11 @@ class Store:
         async with self._postgres.acquire() as connection:
             await connection.execute(_FORGET_BULKS, finished_before)
             await connection.execute(_FORGET_CLEARINGS, finished_before)
+
+    async def forget_targets(self, over_before: datetime) -> None:
+        """What was told of breakers that have closed, or were to try again, before. One that is open tells anew."""
+        async with self._postgres.acquire() as connection:
+            await connection.execute(_FORGET_TARGETS, over_before)
 
     async def forget_calls(self, minutes_before: datetime, hours_before: datetime) -> None:
         """What was counted by the minute and by the hour before."""

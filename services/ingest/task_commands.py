@@ -23,7 +23,6 @@ from libs.common.contracts import (
     CreateTask,
     RescheduleTask,
     Task,
-    TaskAnswer,
     encode,
 )
 from libs.common.ids import new_id
@@ -78,7 +77,9 @@ class TaskCommands:
             if _is_certain(known):
                 return _ended(known)
             return await self._cancel_called(known, known.generation, patience.left_s())
-        heard = await self._cancel_waiting(project, id_, 1 if known is None else known.generation)
+        known_generation = 1 if known is None else known.generation
+        command = CancelTask(id=id_, project=project, command_id=new_id(), generation=known_generation)
+        heard = await self._commands.cancel_waiting(command)
         task = known or await awaited(self._history, project, id_)
         if heard is None:
             return Cancelled("not_known", task)
@@ -123,16 +124,6 @@ class TaskCommands:
         await self._publisher.publish(CREATE, encode(CreateTask(task=_as_sent(again))))
         log.info("task.redriven", task_id=str(id_), generation=again.generation)
         return Redriven("redriven", again)
-
-    async def _cancel_waiting(self, project: str, id_: UUID, generation: int) -> TaskAnswer | None:
-        """Once more where a newer command has moved it: newer by another process's clock, so perhaps not in truth."""
-        heard = None
-        for _ in range(2):
-            command = CancelTask(id=id_, project=project, command_id=new_id(), generation=generation)
-            heard = await self._commands.cancel_waiting(command)
-            if heard is None or heard.result != "rescheduled":
-                break
-        return heard
 
     async def _cancel_called(self, task: StoredTask, generation: int, within_s: float) -> Cancelled:
         command = CancelTask(id=task.id, project=task.project, command_id=new_id(), generation=generation)

@@ -61,10 +61,19 @@ class Acceptor:
         await self._tell(self._cancels(given, accepted))
 
     def _cancels(self, given: Mapping[UUID, CreateTask | ReturnTask], accepted: Accepted) -> list[bytes]:
-        """Ends by a cancel that came first: nobody after us will hear of these tasks."""
+        """Ends by a cancel that came first: nobody after us will hear of these tasks.
+
+        Of a return another copy may be out there, as of what was due when its cancel came.
+        """
         now = self._clock.now()
         return [
-            cancelled_event(id_, given[id_].task.project, given[id_].task.order, now)
+            cancelled_event(
+                id_,
+                given[id_].task.project,
+                given[id_].task.order,
+                now,
+                has_left=earlier.has_left or isinstance(given[id_], ReturnTask),
+            )
             for id_, earlier in accepted.earlier.items()
             if earlier.is_cancelled
         ]

@@ -67,7 +67,11 @@ class TaskCommands:
             )
             await self._publisher.insist(topology.TASK_EVENT, event)
         return TaskAnswer(
-            command_id=command.command_id, id=command.id, result=cancelled.result, generation=cancelled.order[0]
+            command_id=command.command_id,
+            id=command.id,
+            result=cancelled.result,
+            generation=cancelled.order[0],
+            overtaken_by=cancelled.overtaken_by,
         )
 
     async def _reschedule(self, command: RescheduleTask) -> TaskAnswer:
@@ -84,6 +88,7 @@ class TaskCommands:
             result=moved.result,
             generation=moved.task.generation,
             due_at=moved.task.due_at,
+            overtaken_by=moved.overtaken_by,
         )
 
 

@@ -1,7 +1,8 @@
 """Emits what is due: lock the rows, publish with confirms, bury the confirmed ones, commit.
 
 The only order that loses nothing: a crash before the commit frees the rows, and what was published already is
-published again with the same content. Publish-then-commit is also how an expiry is told.
+published again with the same content. Publish-then-commit is also how an expiry is told, and the time of a task that
+a command has moved: the command tells it after its commit, and may die before.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from prometheus_client import Counter
 
 from libs.common import topology
 from libs.common.clock import Clock
-from libs.common.contracts import LateBecause, TaskDue, TaskFinished, encode
+from libs.common.contracts import LateBecause, TaskAccepted, TaskDue, TaskFinished, decode_task, encode
 from libs.common.lifecycle import Backoff
 from libs.common.metrics import REGISTRY
 from libs.common.postgres import PostgresAway
@@ -24,7 +25,7 @@ from libs.common.publisher import NotPublished, Publisher, Refused
 from services.scheduler.lateness import Causes, observe
 from services.scheduler.store import FIRE_BYTES_MAX, FIRE_ROWS_MAX, DueRow, Emitted, Store
 
-# Below idle_in_transaction_session_timeout (5 s): the locks are still ours when we bury.
+# Twice this is below idle_in_transaction_session_timeout (5 s): the locks are still ours when we bury.
 PUBLISH_DEADLINE_S = 2.0
 FLOW_WAIT_S = 1.0
 
@@ -128,16 +129,29 @@ class _Batch:
     async def emit(self, rows: Sequence[DueRow]) -> Emitted:
         self.found.update(row.id for row in rows)
         self.is_full = len(rows) >= FIRE_ROWS_MAX or sum(len(row.message) for row in rows) >= FIRE_BYTES_MAX
+        started = self._clock.monotonic()
+        sent = await asyncio.gather(
+            self._send([row for row in rows if not row.is_moved]),
+            self._send_moved([row for row in rows if row.is_moved]),
+        )
+        self.publish_s = self._clock.monotonic() - started
+        done = [row for some in sent for row in some]
+        self.fired = [row for row in done if not row.is_expired]
+        return Emitted([row.id for row in self.fired], [row.id for row in done if row.is_expired])
+
+    async def _send_moved(self, rows: list[DueRow]) -> list[DueRow]:
+        """First to the history, so that it never knows of the call and not of its time."""
+        return await self._send(await self._publish(topology.TASK_EVENT, rows, [_moved(row) for row in rows]))
+
+    async def _send(self, rows: list[DueRow]) -> list[DueRow]:
+        """Those whose end, or whose turn, the broker confirmed."""
         expired = [row for row in rows if row.is_expired]
         due = [row for row in rows if not row.is_expired]
-        started = self._clock.monotonic()
         told, fired = await asyncio.gather(
             self._publish(topology.TASK_EVENT, expired, [_expired(row) for row in expired]),
             self._publish(topology.DUE, due, [_due(row, self.because(row)) for row in due]),
         )
-        self.publish_s = self._clock.monotonic() - started
-        self.fired = fired
-        return Emitted([row.id for row in fired], [row.id for row in told])
+        return told + fired
 
     def because(self, row: DueRow) -> LateBecause | None:
         because = self._causes.because(row.due_at, row.now)
@@ -161,6 +175,10 @@ class _Batch:
         self.again.append(row.id)
         if not isinstance(failure, Refused):  # a full queue is downstream's backlog, and not the broker's doing
             self._causes.met("broker", self._clock.now())
+
+
+def _moved(row: DueRow) -> bytes:
+    return encode(TaskAccepted(task=decode_task(row.message)))
 
 
 def _due(row: DueRow, because: LateBecause | None) -> bytes:

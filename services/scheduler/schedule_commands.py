@@ -1,11 +1,11 @@
 """Create, replace, pause, resume, delete, run and show schedules. The answer is the schedule as it stands afterwards.
 
 Each change is a new revision: what the old one made ahead of its time is taken back in the same transaction. The
-decisions are pure; `store_schedules.py` asks for them under the row's lock.
+decisions are pure; `store_schedules.py` asks for them under the row's lock. Commit, tell, answer, ack, as in
+`commands.py`: what a crash has left untold stands in the row, and the next change of the schedule tells it.
 """
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
@@ -93,20 +93,18 @@ class ScheduleCommands:
                     return ScheduleAnswer(command_id=command.command_id, result="invalid", detail=str(error))
 
     async def _decided(self, command: PutSchedule | ChangeSchedule, id_: UUID, decide: Decide) -> ScheduleAnswer:
-        async def tell(withdrawn: Sequence[tuple[UUID, Cancelled]]) -> None:
-            now = self._clock.now()
-            events = [
-                cancelled_event(id_, command.project, c.order, now, has_left=c.result == "left")
-                for id_, c in withdrawn
-                if c.is_ended
-            ]
-            await asyncio.gather(*(self._publisher.insist(topology.TASK_EVENT, event) for event in events))
+        def event_of(task_id: UUID, cancelled: Cancelled) -> bytes:
+            has_left = cancelled.result == "left"
+            return cancelled_event(task_id, command.project, cancelled.order, self._clock.now(), has_left=has_left)
 
-        held = await until_available(
-            lambda: self._store.change(id_, command.project, command.name, command.command_id, decide, tell)
+        changed = await until_available(
+            lambda: self._store.change(id_, command.project, command.name, command.command_id, decide, event_of)
         )
         self._nudge()
-        return _answer(command, held)
+        if changed.owed:
+            await self._publisher.insist_many(topology.TASK_EVENT, changed.owed)
+            await until_available(lambda: self._store.told(id_, changed.owed))
+        return msgspec.structs.replace(_answer(command, changed.held), overtaken_by=changed.overtaken_by)
 
     async def _run(self, command: ChangeSchedule, held: HeldSchedule | None) -> ScheduleAnswer:
         if held is None or held.schedule is None:

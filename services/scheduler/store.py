@@ -44,13 +44,14 @@ class Row(NamedTuple):
 class First(NamedTuple):
     """What stands under an id already. `message` and `due_at` are None when only its tombstone is left.
 
-    `fingerprint` is empty where a cancel came before the task it is for.
+    `fingerprint` is empty where a cancel came before the task it is for; `has_left` where it came when that was due.
     """
 
     fingerprint: str
     message: bytes | None
     due_at: datetime | None
     is_cancelled: bool = False
+    has_left: bool = False
 
 
 class Accepted(NamedTuple):
@@ -61,7 +62,10 @@ class Accepted(NamedTuple):
 
 
 class DueRow(NamedTuple):
-    """A row that is due, locked by the transaction that read it. `now` is Postgres' clock."""
+    """A row that is due, locked by the transaction that read it. `now` is Postgres' clock.
+
+    `is_moved`: a command gave it the time that has come, and may have died before the history heard of it.
+    """
 
     id: UUID
     generation: int
@@ -69,6 +73,7 @@ class DueRow(NamedTuple):
     hop: int
     due_at: datetime
     is_expired: bool
+    is_moved: bool
     project: str
     message: bytes
     now: datetime
@@ -103,7 +108,8 @@ _DELETE_COVERED = """
         SELECT id, generation, attempt, hop, cause, fingerprint, project FROM task_done WHERE id = ANY($1::uuid[])
     ), covered AS MATERIALIZED (
         SELECT task.id, max(done.fingerprint) AS fingerprint,
-               bool_and(done.cause IN ('cancelled', 'noted')) AS is_cancelled
+               bool_and(done.cause IN ('cancelled', 'noted')) AS is_cancelled,
+               bool_or(done.cause = 'noted' AND done.fingerprint <> '') AS has_left
         FROM done JOIN task ON task.id = done.id AND coalesce(done.project, task.project) = task.project
         WHERE task.id = ANY($1::uuid[])
           AND (done.generation, done.attempt, done.hop) >= (task.generation, task.attempt, task.hop)
@@ -115,18 +121,20 @@ _EARLIER = "SELECT id, fingerprint, message, due_at FROM task WHERE id = ANY($1:
 
 _DUE = """
     SELECT id, generation, attempt, hop, due_at, coalesce(expires_at <= clock_timestamp(), false) AS is_expired,
-           size, project, message
+           command_id IS NOT NULL AND (attempt, hop) = (1, 0) AS is_moved, size, project, message
     FROM task WHERE {condition} FOR UPDATE SKIP LOCKED
 """
 _LOCK = """
     WITH due AS MATERIALIZED ({due}),
          sized AS (SELECT *, sum(size) OVER (ORDER BY due_at, id) - size AS bytes_before FROM due)
-    SELECT id, generation, attempt, hop, due_at, is_expired, project, message, clock_timestamp() AS now
+    SELECT id, generation, attempt, hop, due_at, is_expired, is_moved, project, message, clock_timestamp() AS now
     FROM sized WHERE bytes_before < $2 ORDER BY due_at, id
 """
 _LOCK_THESE = _LOCK.format(due=_DUE.format(condition="id = ANY($1::uuid[]) AND due_at <= clock_timestamp()"))
+# The clock in a sub-select is read once, and so can bound an index scan; compared row by row it would be a filter for
+# all that wait.
 _LOCK_OVERDUE = _LOCK.format(
-    due=_DUE.format(condition="due_at < clock_timestamp() - $3::interval ORDER BY due_at LIMIT $1")
+    due=_DUE.format(condition="due_at < (SELECT clock_timestamp() - $3::interval) ORDER BY due_at LIMIT $1")
 )
 _STILL_TO_COME = "SELECT id, due_at FROM task WHERE id = ANY($1::uuid[]) AND due_at > least($2, clock_timestamp())"
 _BURY = """
@@ -142,7 +150,8 @@ _COMING = """
 """
 _OVERDUE_STATE = """
     SELECT count(*) AS tasks, coalesce(extract(epoch FROM clock_timestamp() - min(due_at)), 0)::float8 AS oldest_s
-    FROM (SELECT due_at FROM task WHERE due_at < clock_timestamp() - $1::interval ORDER BY due_at LIMIT 100000) AS late
+    FROM (SELECT due_at FROM task WHERE due_at < (SELECT clock_timestamp() - $1::interval)
+          ORDER BY due_at LIMIT 100000) AS late
 """
 
 
@@ -178,7 +187,7 @@ class Store:
                 inserted = await connection.fetch(_INSERT, *_columns(rows))
                 covered = await connection.fetch(_DELETE_COVERED, ids)
                 held = {record["id"] for record in inserted} - {record["id"] for record in covered}
-                earlier = {id_: First(fingerprint, None, None, cancelled) for id_, fingerprint, cancelled in covered}
+                earlier = {id_: First(fingerprint, None, None, *cancel) for id_, fingerprint, *cancel in covered}
                 if unknown := [id_ for id_ in ids if id_ not in held and id_ not in earlier]:
                     for id_, *first in await connection.fetch(_EARLIER, unknown):
                         earlier[id_] = First(*first)

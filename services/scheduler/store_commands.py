@@ -53,20 +53,22 @@ _BURY = """
 class Cancelled(NamedTuple):
     """`is_ended`: the history should hear that the task is cancelled; `order` is what it had come to.
 
-    `rescheduled`: by a newer command, so that the row stands.
+    `rescheduled`: by a newer command, `overtaken_by`, so that the row stands.
     """
 
     result: Literal["cancelled", "rescheduled", "left", "unknown"]
     order: Order
     is_ended: bool = False
     fingerprint: str = ""
+    overtaken_by: UUID | None = None
 
 
 class Moved(NamedTuple):
-    """`task` is what stands in the row now; None when there is none, or it has left."""
+    """`task` is what stands in the row now, by a newer command if `overtaken_by`; None when it has left."""
 
     result: Literal["rescheduled", "left", "unknown"]
     task: Task | None = None
+    overtaken_by: UUID | None = None
 
 
 class CommandStore:
@@ -89,7 +91,7 @@ class CommandStore:
                 return Moved("left")  # what it moved has fired; the row is a redrive, made after it
             task = decode_task(row["message"])
             if row["command_id"] is not None and row["command_id"] >= command_id:
-                return Moved("rescheduled", task)
+                return Moved("rescheduled", task, None if row["command_id"] == command_id else row["command_id"])
             if row["is_due"] or (row["attempt"], row["hop"]) != (_FIRST_ATTEMPT, _FIRST_HOP):
                 return Moved("left")
             now = ceil_to_ms(row["now"])
@@ -109,7 +111,7 @@ async def cancel(connection: Connection, command: CancelTask) -> Cancelled:
     if row["project"] != project:
         return Cancelled("unknown", known)
     if row["command_id"] is not None and row["command_id"] > command.command_id:
-        return Cancelled("rescheduled", _order(row))
+        return Cancelled("rescheduled", _order(row), overtaken_by=row["command_id"])
     is_stub = row["generation"] == 0
     tombstones = await connection.fetch(_TOMBSTONES, id_, project)
     applied = [done["generation"] for done in tombstones if done["command_id"] == command.command_id]

@@ -1,6 +1,7 @@
-"""The table of schedules. A row changes under its lock, and what must be told is told before the commit.
+"""The table of schedules. A row changes under its lock.
 
-So a crash in between tells it again, and nothing is taken back that nobody heard of.
+Occurrences are published before the commit that advances the row: a crash in between publishes them again. What a
+change takes back is told after its commit: until then it stands in the row as owed.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from services.scheduler.store_commands import Cancelled, cancel
 DUE_MAX = 100
 
 _FIELDS = "id, project, name, revision, status, created_at, changed_at, next_at"
-_LOCKED = f"SELECT {_FIELDS}, schedule, command_id FROM schedule WHERE id = $1 FOR UPDATE"  # noqa: S608  our own words
+_LOCKED = f"SELECT {_FIELDS}, schedule, command_id, owed FROM schedule WHERE id = $1 FOR UPDATE"  # noqa: S608  our own words
 # Holds the place of a schedule that is being created; never seen, because it is updated in the same transaction.
 _RESERVE = """
     INSERT INTO schedule (id, project, name, revision, status, command_id, created_at, changed_at, schedule)
@@ -29,14 +30,16 @@ _RESERVE = """
 """
 _SAVE = """
     UPDATE schedule SET revision = $2, status = $3, created_at = $4, changed_at = $5, next_at = $6, schedule = $7,
-                        command_id = $8
+                        command_id = $8, owed = $9
     WHERE id = $1
 """
 _FREE = "DELETE FROM schedule WHERE id = $1"
 _NOTE = "UPDATE schedule SET command_id = $2 WHERE id = $1"
+_TOLD = "UPDATE schedule SET owed = '{}' WHERE id = $1 AND owed = $2"
 _DUE = f"""
     SELECT {_FIELDS}, schedule, clock_timestamp() AS now FROM schedule
-    WHERE status = 'active' AND next_at <= clock_timestamp() + $1::interval
+    WHERE status = 'active' AND next_at <= (SELECT clock_timestamp() + $1::interval)
+      AND (id, revision) NOT IN (SELECT * FROM unnest($3::uuid[], $4::int[]))
     ORDER BY next_at LIMIT $2 FOR UPDATE SKIP LOCKED
 """  # noqa: S608  our own words
 _ADVANCE = """
@@ -62,6 +65,17 @@ class Change(NamedTuple):
     withdrawn: Mapping[UUID, datetime] = {}
 
 
+class Changed(NamedTuple):
+    """`held` is None for a schedule that there is not; `owed` are the events that the history must still hear.
+
+    `overtaken_by`: a newer command had been here, so that nothing was changed.
+    """
+
+    held: HeldSchedule | None
+    owed: Sequence[bytes]
+    overtaken_by: UUID | None = None
+
+
 class DueSchedule(NamedTuple):
     """A locked row whose next occurrence is near. `message` is the JSON of its `Schedule`, `now` Postgres' clock."""
 
@@ -71,7 +85,9 @@ class DueSchedule(NamedTuple):
 
 
 Decide = Callable[[HeldSchedule | None, datetime], Change | None]
-Tell = Callable[[Sequence[tuple[UUID, Cancelled]]], Awaitable[None]]
+EventOf = Callable[[UUID, Cancelled], bytes]
+Version = tuple[UUID, int]
+"""Id and revision."""
 Emit = Callable[[Sequence[DueSchedule]], Awaitable[dict[UUID, datetime | None]]]
 
 
@@ -80,21 +96,22 @@ class ScheduleStore:
         self._postgres = postgres
 
     async def change(
-        self, id_: UUID, project: str, name: str, command_id: UUID, decide: Decide, tell: Tell
-    ) -> HeldSchedule | None:
+        self, id_: UUID, project: str, name: str, command_id: UUID, decide: Decide, event_of: EventOf
+    ) -> Changed:
         """The schedule after `decide(held, now)`, which is asked unless a newer command has been here.
 
-        `held` and the answer are None for a schedule that there is not. `tell` is given what was taken back, and
-        awaited before the commit.
+        The caller tells what is owed, also by changes before this one, and then says so to `told`. `event_of` makes
+        what is to be told of a task that was taken back.
         """
         async with self._postgres.acquire() as connection, connection.transaction():
             await connection.execute(_RESERVE, id_, project, name)
             row = await connection.fetchrow(_LOCKED, id_)
             assert row is not None
             held = None if row["status"] == "deleted" else _held(row)
-            if row["command_id"] >= command_id:
-                # The deletion itself, once more: it gets the answer it got.
-                return _held(row) if row["command_id"] == command_id else held
+            if row["command_id"] > command_id:
+                return Changed(held, row["owed"], overtaken_by=row["command_id"])
+            if row["command_id"] == command_id:
+                return Changed(_held(row), row["owed"])  # also of a deletion once more: it gets the answer it got
             now = from_ms(to_ms(await connection.fetchval("SELECT clock_timestamp()")))
             change = decide(held, now)
             if change is None:
@@ -102,17 +119,22 @@ class ScheduleStore:
                     await connection.execute(_FREE, id_)
                 elif held is not None:  # a tombstone goes on naming its deletion
                     await connection.execute(_NOTE, id_, command_id)
-                return held
+                return Changed(held, row["owed"])
             cancels = [CancelTask(id=task_id, project=project, command_id=command_id) for task_id in change.withdrawn]
             taken = [(each.id, await cancel(connection, each)) for each in cancels]
-            await tell(taken)
             fired = [change.withdrawn[id_] for id_, met in taken if met.result == "left" and not met.is_ended]
             if fired:  # it came while we were asking: what follows begins after it
                 change = decide(held, max(fired)) or change
             # A revision is never used twice, not even by a schedule that was deleted and made again.
             saved = msgspec.structs.replace(change.held, revision=row["revision"] + 1, changed_at=now)
-            await connection.execute(_SAVE, *_values(saved), command_id)
-            return saved
+            owed = [*row["owed"], *(event_of(id_, met) for id_, met in taken if met.is_ended)]
+            await connection.execute(_SAVE, *_values(saved), command_id, owed)
+            return Changed(saved, owed)
+
+    async def told(self, id_: UUID, owed: Sequence[bytes]) -> None:
+        """The history has heard these. Where a newer change owes more, it is the one that tells them all."""
+        async with self._postgres.acquire() as connection:
+            await connection.execute(_TOLD, id_, owed)
 
     async def shown(self, id_: UUID) -> HeldSchedule | None:
         async with self._postgres.acquire() as connection:
@@ -125,13 +147,14 @@ class ScheduleStore:
             rows = await connection.fetch(_LIST_TIMES if with_times else _LIST, project, after, limit)
         return [_timed(row) if with_times else _bare(row) for row in rows]
 
-    async def emit_due(self, emit: Emit) -> bool:
+    async def emit_due(self, emit: Emit, left_alone: Sequence[Version] = ()) -> bool:
         """Hand the schedules that come within `LEAD` to `emit`, which says when those next come that it could emit.
 
         True when there may be more.
         """
+        ids, revisions = [id_ for id_, _ in left_alone], [revision for _, revision in left_alone]
         async with self._postgres.acquire() as connection, connection.transaction():
-            rows = await connection.fetch(_DUE, LEAD, DUE_MAX)
+            rows = await connection.fetch(_DUE, LEAD, DUE_MAX, ids, revisions)
             due = [DueSchedule(_bare(row), row["schedule"], row["now"]) for row in rows]
             next_at = await emit(due) if due else {}
             await connection.executemany(_ADVANCE, list(next_at.items()))

@@ -6,7 +6,7 @@ same ids again, and the accept absorbs them.
 
 import asyncio
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -21,7 +21,7 @@ from libs.common.metrics import REGISTRY
 from libs.common.postgres import PostgresAway
 from libs.common.publisher import Publisher
 from services.scheduler.occurrences import MISSED, occurrence_id, plan, task_of
-from services.scheduler.store_schedules import DueSchedule, ScheduleStore, decode_schedule
+from services.scheduler.store_schedules import DueSchedule, ScheduleStore, Version, decode_schedule
 
 EVERY_S = 1.0
 # Below idle_in_transaction_session_timeout (5 s), as in fire.py.
@@ -29,14 +29,19 @@ PUBLISH_DEADLINE_S = 2.0
 # Catching up on one schedule computes for 0.1 s and may make 1,000 large tasks. More than this would outlast the
 # transaction: the others come with the next pass.
 PLAN_S, PLAN_BYTES = 0.5, 16 * 1024 * 1024
-# A schedule that cannot be read any more (its zone has gone from tzdata) must not hold up the others.
-UNREADABLE_PAUSE = timedelta(hours=1)
+# What this process cannot read (its tzdata does not know the zone) it leaves alone for so long: it must not hold up the
+# others, and the row stays as it is for whoever can read it.
+UNREADABLE_S = 60.0
 
 OCCURRENCES = Counter(
     "carillon_scheduler_occurrences_total", "Tasks made of schedules, in time or to make up for a missed one",
     ["kind"], registry=REGISTRY,
 )  # fmt: skip
-UNREADABLE = Counter("carillon_scheduler_unreadable_schedules_total", "Schedules put off unread", registry=REGISTRY)
+UNREADABLE = Counter(
+    "carillon_scheduler_unreadable_schedules_total",
+    "Times that a schedule was left alone unread, one a minute at most",
+    registry=REGISTRY,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +53,7 @@ class Timetable:
         self._store = store
         self._publisher = publisher
         self._nudged = asyncio.Event()
+        self._unreadable_until: dict[Version, float] = {}
 
     def nudge(self) -> None:
         """A schedule has changed: it may come at once."""
@@ -70,18 +76,47 @@ class Timetable:
         try:
             async with asyncio.timeout(EVERY_S):
                 await self._publisher.flowing()
-            return await self._store.emit_due(self._emit)
+            left_alone = self._left_alone()
+            is_more = await self._store.emit_due(self._emit, left_alone)
+            return is_more or len(self._unreadable_until) > len(left_alone)  # behind those found now there may be more
         except TimeoutError:
             return False  # no locks are held while the broker is away
         except PostgresAway as error:
             log.warning("timetable.waits", reason=str(error))
             return False
 
+    def _left_alone(self) -> list[Version]:
+        now = asyncio.get_running_loop().time()
+        self._unreadable_until = {one: until for one, until in self._unreadable_until.items() if until > now}
+        return list(self._unreadable_until)
+
     async def _emit(self, due: Sequence[DueSchedule]) -> dict[UUID, datetime | None]:
         """When each schedule comes next, of those whose occurrences the broker has confirmed."""
-        made = await _made(due)
+        made = await self._made(due)
         confirmed = await asyncio.gather(*(self._is_confirmed(one) for one in made))
         return {one.held.id: one.next_at for one, is_out in zip(made, confirmed, strict=True) if is_out}
+
+    async def _made(self, due: Sequence[DueSchedule]) -> list["Made"]:
+        """Of as many as are soon made; of one at least, or one is left alone from now on."""
+        loop = asyncio.get_running_loop()
+        enough_at = loop.time() + PLAN_S
+        made: list[Made] = []
+        weight = 0
+        for one in due:
+            try:
+                made.append(_made_of(one))
+                weight += sum(map(len, made[-1].items))
+            except (ValueError, msgspec.DecodeError) as error:
+                self._unreadable(one.held, str(error))
+            if loop.time() > enough_at or weight > PLAN_BYTES:
+                break
+            await asyncio.sleep(0)
+        return made
+
+    def _unreadable(self, held: HeldSchedule, reason: str) -> None:
+        self._unreadable_until[held.id, held.revision] = asyncio.get_running_loop().time() + UNREADABLE_S
+        log.error("schedule.unreadable", schedule=held.name, project=held.project, reason=reason)
+        UNREADABLE.inc()
 
     async def _is_confirmed(self, made: "Made") -> bool:
         failures = await self._publisher.publish_many(topology.CREATE, made.items, within_s=PUBLISH_DEADLINE_S)
@@ -103,30 +138,11 @@ class Made(NamedTuple):
     next_at: datetime | None
 
 
-async def _made(due: Sequence[DueSchedule]) -> list[Made]:
-    """Of as many as are soon made; of one at least."""
-    loop = asyncio.get_running_loop()
-    enough_at = loop.time() + PLAN_S
-    made: list[Made] = []
-    weight = 0
-    for one in due:
-        made.append(_made_of(one))
-        weight += sum(map(len, made[-1].items))
-        if loop.time() > enough_at or weight > PLAN_BYTES:
-            break
-        await asyncio.sleep(0)
-    return made
-
-
 def _made_of(due: DueSchedule) -> Made:
+    """Raises: ValueError or DecodeError for one that this process cannot read."""
     held, now = due.held, due.now
-    try:
-        schedule = decode_schedule(due.message)
-        occurrences, next_at = plan(held, schedule, now)
-    except (ValueError, msgspec.DecodeError) as error:
-        log.error("schedule.unreadable", schedule=held.name, project=held.project, reason=str(error))
-        UNREADABLE.inc()
-        return Made(held, [], 0, now + UNREADABLE_PAUSE)
+    schedule = decode_schedule(due.message)
+    occurrences, next_at = plan(held, schedule, now)
     at = ceil_to_ms(now)
     items = [
         encode(CreateTask(task=task_of(held, schedule, occurrence_id(held, schedule, one), one.at, at)))

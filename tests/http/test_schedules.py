@@ -22,6 +22,7 @@ from libs.common.contracts import (
     decode_call,
     encode,
 )
+from libs.common.ids import new_id
 from libs.common.publisher import PublishUnknown
 from libs.common.topology import SCHEDULER_COMMAND
 from tests.http.conftest import Client
@@ -213,6 +214,21 @@ class TestOne:
         response = await client.delete(PATH)
         assert (response.status, await response.read()) == (204, b"")
         assert [command.action for command in services.commands] == ["delete"]
+
+    @pytest.mark.parametrize("method", ["PUT", "POST", "DELETE"])
+    async def test_is_changed_too_when_a_command_of_a_greater_id_has_been(
+        self, client: Client, services: FakeServices, method: str
+    ) -> None:
+        """From a process whose clock is ahead, perhaps, and sent long before."""
+        ahead = UUID(int=new_id().int + (3_600_000 << 80))
+        services.says = [answered(overtaken_by=ahead), kept if method == "PUT" else answered()]
+        if method == "PUT":  # which asks first whether there is one
+            services.says.insert(0, answered())
+        response = await client.request(method, f"{PATH}/pause" if method == "POST" else PATH, json=BODY)
+        assert response.status == (204 if method == "DELETE" else 200)
+        first, second = services.commands[-2:]
+        assert second.command_id > ahead > first.command_id
+        assert msgspec.structs.replace(second, command_id=first.command_id) == first
 
     async def test_can_be_run_once_per_key(self, client: Client, services: FakeServices) -> None:
         services.says = [answered(task_id=UUID(int=5))] * 4

@@ -12,6 +12,7 @@ from aiohttp import ClientResponse
 from libs.common.asking import ANSWER_S
 from libs.common.clock import format_utc
 from libs.common.contracts import CANCELLED_WHEN_DUE, Call, CancelTask, CreateTask, RescheduleTask, encode
+from libs.common.ids import new_id
 from libs.common.publisher import PublishUnknown
 from libs.common.topology import CREATE, DISPATCHER_COMMAND, SCHEDULER_COMMAND
 from services.ingest import lookup
@@ -25,6 +26,8 @@ PATH = f"/v1/tasks/{ID}"
 NOW = datetime.now(UTC).replace(microsecond=0)
 DUE = NOW + timedelta(hours=1)
 CALL = msgspec.Raw(encode(Call(url="http://example.com/", body=b"\x00\xff")))
+AHEAD = UUID(int=new_id().int + (3_600_000 << 80))
+"""The id of a command that was sent by a process whose clock is an hour ahead."""
 COMMANDS = [("DELETE", PATH), ("PATCH", PATH), ("POST", f"{PATH}/run"), ("POST", f"{PATH}/redrive")]
 
 
@@ -222,24 +225,50 @@ class TestCancel:
         assert await code(client, "DELETE") == (503, "not_answered")
         assert len(services.asked) == 1
 
-    async def test_is_said_again_with_a_newer_id_where_another_command_was_newer(
+    async def test_is_said_again_with_a_greater_id_where_a_command_of_a_greater_one_has_been(
         self, client: Client, history: FakeHistory, services: FakeServices
     ) -> None:
         history.tasks[ID] = task()
-        services.says = [scheduler("rescheduled"), scheduler("cancelled")]
+        services.says = [scheduler("rescheduled", overtaken_by=AHEAD), scheduler("cancelled")]
         assert (await asked(client, "DELETE"))[0] == 200
         first, second = services.commands
-        assert second.command_id > first.command_id
+        assert second.command_id > AHEAD > first.command_id
+        assert services.patience_s[1] <= services.patience_s[0], "the second spends what the first has left"
 
     async def test_gives_up_where_somebody_keeps_moving_it(
         self, client: Client, history: FakeHistory, services: FakeServices
     ) -> None:
         history.tasks[ID] = task()
-        services.says = [scheduler("rescheduled")] * 2
+        services.says = [scheduler("rescheduled", overtaken_by=AHEAD)] * 2
         assert await code(client, "DELETE") == (409, "superseded")
 
 
 class TestMove:
+    async def test_by_a_replica_whose_clock_is_behind_the_last_ones_is_done_all_the_same(
+        self, client: Client, history: FakeHistory, services: FakeServices
+    ) -> None:
+        history.tasks[ID] = task()
+        services.says = [
+            scheduler("rescheduled", generation=2, due_at=NOW, overtaken_by=AHEAD),
+            scheduler("rescheduled", generation=3, due_at=DUE),
+        ]
+        status, answer = await asked(client, "PATCH", json={"due_at": format_utc(DUE)})
+        assert (status, answer["due_at"]) == (200, format_utc(DUE))
+        first, second = services.commands
+        assert second.command_id > AHEAD > first.command_id
+        assert (second.id, second.due_at) == (first.id, first.due_at)
+
+    async def test_takes_an_id_of_its_own_where_another_was_told_of_the_same_command(
+        self, client: Client, history: FakeHistory, services: FakeServices
+    ) -> None:
+        history.tasks[ID] = task()
+        overtaken = scheduler("rescheduled", generation=2, due_at=NOW, overtaken_by=AHEAD)
+        services.says = [overtaken, scheduler("rescheduled", generation=3, due_at=DUE)] * 2
+        for _ in range(2):
+            assert (await asked(client, "PATCH", json={"due_at": format_utc(DUE)}))[0] == 200
+        _, one, _, other = services.commands
+        assert one.command_id != other.command_id
+
     @pytest.mark.parametrize("body", [{"due_at": format_utc(DUE)}, {"delay": "1h"}])
     async def test_shows_the_time_that_the_scheduler_has_set(
         self, client: Client, history: FakeHistory, services: FakeServices, body: dict[str, str]

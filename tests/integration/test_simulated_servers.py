@@ -91,10 +91,12 @@ async def test_the_marks_in_memory_answer_as_redis(redis_url: str, seed: int, mo
             real, fake = dice.choice(replicas)
             task = _task(dice.choice(IDS), (dice.randint(1, 2), dice.randint(1, 3), 0))
             verdict = _verdict(task, dice)
-            deeds = ("claim", "claim", "renew", "forget", "tell", "settle", "release", "cancel", "is cancelled")
+            deeds = ("claim", "claim", "look", "renew", "forget", "tell", "settle", "release", "cancel", "is cancelled")
             match dice.choice(deeds):
                 case "claim":
                     assert await fake.claim(task) == await real.claim(task)
+                case "look":
+                    assert await fake.look(task) == await real.look(task)
                 case "renew":
                     await fake.renew()
                     await real.renew()
@@ -102,8 +104,7 @@ async def test_the_marks_in_memory_answer_as_redis(redis_url: str, seed: int, mo
                     memory.delete("attempt", task.id, task.generation, task.attempt)
                     await redis.delete(attempt_key(task))
                 case "tell":
-                    await fake.tell(task, verdict)
-                    await real.tell(task, verdict)
+                    assert await fake.tell(task, verdict) == await real.tell(task, verdict)
                 case "settle":
                     await fake.settle(task, verdict, 60.0)
                     await real.settle(task, verdict, 60.0)

@@ -150,7 +150,9 @@ class SimStore:
                 if covering:
                     tables.rows.pop(row.id, None)
                     is_cancelled = all(done.cause in ("cancelled", "noted") for done in covering)
-                    earlier[row.id] = First(max(done.fingerprint for done in covering), None, None, is_cancelled)
+                    has_left = any(done.cause == "noted" and done.fingerprint for done in covering)
+                    fingerprint = max(done.fingerprint for done in covering)
+                    earlier[row.id] = First(fingerprint, None, None, is_cancelled, has_left)
                 elif row.id in inserts:
                     before = tables.rows.get(row.id)
                     inserts[row.id].command_id = before.command_id if before else None
@@ -192,16 +194,17 @@ class SimStore:
     async def _fire(self, wanted: Callable[[], Iterator[Waiting]], emit: Emit) -> int:
         tables = self.tables
         async with tables.transaction(self.life) as transaction:
-            rows = [each.row for each in wanted() if tables.try_lock(transaction, each.row.id)]
-            if not rows:
+            locked = [each for each in wanted() if tables.try_lock(transaction, each.row.id)]
+            if not locked:
                 return 0
-            rows.sort(key=lambda row: (row.due_at, row.id))
+            locked.sort(key=lambda each: (each.row.due_at, each.row.id))
+            rows = [_due_row(each, tables.time.now()) for each in locked]
             if tables.luck.broken == "fire commits after the confirm":
                 for row in rows:
                     tables.bury(row.id, "fired")
-                await emit([_due_row(row, tables.time.now()) for row in rows])
+                await emit(rows)
                 return len(rows)
-            emitted = await self._within_patience(emit([_due_row(row, tables.time.now()) for row in rows]))
+            emitted = await self._within_patience(emit(rows))
             tables.check(transaction)
             for cause, ids in (("fired", emitted.fired), ("expired", emitted.expired)):
                 for id_ in ids:
@@ -278,6 +281,8 @@ def _again(tombstones: Sequence[Tombstone], generation: int) -> Cancelled:
     return Cancelled("cancelled" if is_certain else "left", order, True, cancels[0].fingerprint)
 
 
-def _due_row(row: Row, now: datetime) -> DueRow:
+def _due_row(waiting: Waiting, now: datetime) -> DueRow:
+    row, order = waiting.row, waiting.order
     is_expired = row.expires_at is not None and row.expires_at <= now
-    return DueRow(row.id, row.generation, row.attempt, row.hop, row.due_at, is_expired, row.project, row.message, now)
+    is_moved = waiting.command_id is not None and order[1:] == (1, 0)
+    return DueRow(row.id, *order, row.due_at, is_expired, is_moved, row.project, row.message, now)

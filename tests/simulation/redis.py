@@ -22,6 +22,7 @@ from services.dispatcher.marks import (
     Claimed,
     InFlight,
     Settled,
+    Standing,
     Told,
 )
 from services.dispatcher.retry import Done, Retry, Verdict
@@ -99,7 +100,7 @@ class SimMarks:
         await self._memory.luck.delay(0.001)
         return Claimed()
 
-    def _against(self, task: Task, who: tuple[UUID, int]) -> Claim | None:
+    def _against(self, task: Task, who: tuple[UUID, int]) -> Standing | None:
         """The verdict before the success, or the outcome of a call that died unpublished is never heard of."""
         if self._memory.luck.broken == "a claim for every call":
             return None
@@ -114,10 +115,20 @@ class SimMarks:
             return Settled()
         return Cancelled() if self._memory.get("cancel", *who) else None
 
-    async def tell(self, task: Task, verdict: Verdict) -> None:
+    async def look(self, task: Task) -> Standing | None:
+        return self._against(task, (task.id, task.generation)) if await self._is_there() else None
+
+    async def tell(self, task: Task, verdict: Verdict) -> Told | Settled | None:
         self._claimed.pop(_key(task), None)
-        if await self._is_there():
-            self._memory.set(("v", verdict), VERDICT_S, *_key(task))
+        if not await self._is_there():
+            return None
+        match self._memory.get(*_key(task)):
+            case (_, stands):
+                return Told(stands)
+            case "d" | "e":
+                return Settled()
+        self._memory.set(("v", verdict), VERDICT_S, *_key(task))
+        return None
 
     async def is_cancelled(self, task: Task) -> bool:
         return await self._is_there() and bool(self._memory.get("cancel", task.id, task.generation))

@@ -258,6 +258,23 @@ async def test_retention_removes_what_ended_long_ago_and_keeps_what_waits(
     assert await store.task("default", recent) is not None
 
 
+async def test_breakers_are_forgotten_a_day_after_their_time_is_over(
+    history: History, maintenance: Maintenance, postgres: Postgres
+) -> None:
+    hour = 3600
+    for replica, opened_at, for_s in [("gone", -25 * hour, 60), ("long", -25 * hour, 2 * hour), ("new", -hour, 60)]:
+        until = NOW + later(opened_at + for_s)
+        await history.handle(
+            [TargetChanged(host="h", state="open", changed_at=NOW + later(opened_at), until=until, replica=replica)]
+        )
+    closed_at = NOW + later(-25 * hour)
+    await history.handle([TargetChanged(host="h", state="closed", changed_at=closed_at, replica="closed")])
+    await maintenance.one_pass(asyncio.Event())
+    async with postgres.acquire() as connection:
+        kept = await connection.fetch("SELECT replica FROM target ORDER BY 1")
+    assert [row["replica"] for row in kept] == ["long", "new"]
+
+
 async def test_a_replay_writes_no_new_row_version(history: History, postgres: Postgres) -> None:
     id_ = uuid4()
     events: list[Event] = [accepted(id_), attempted(id_), finished(id_)]

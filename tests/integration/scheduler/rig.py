@@ -101,7 +101,9 @@ class FakePublisher(Publisher):
             await asyncio.wait(sending, timeout=within_s)
         return [_failure(task) for task in sending]
 
-    async def insist(self, route: Route, item: bytes, headers: Mapping[str, str | int] | None = None) -> None:
+    async def insist(
+        self, route: Route, item: bytes, headers: Mapping[str, str | int] | None = None, **_unless: Any
+    ) -> None:
         while True:
             try:
                 return await self.publish(route, item)

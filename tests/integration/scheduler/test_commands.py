@@ -97,6 +97,11 @@ def ended(events: Sequence[AnyMessage]) -> list[Order]:
     return [(event.generation, event.attempt, event.hop) for event in events if isinstance(event, TaskFinished)]
 
 
+def reasons(events: Sequence[AnyMessage]) -> set[str | None]:
+    """Why the tasks are said to be cancelled."""
+    return {event.reason for event in events if isinstance(event, TaskFinished)}
+
+
 def cancelled_after_all(events: Sequence[AnyMessage], task: Task) -> bool:
     """The history hears of the task, and that it is cancelled."""
     return TaskAccepted(task=task) in events and ended([e for e in events if e != TaskAccepted(task=task)]) != []
@@ -133,7 +138,9 @@ async def test_a_cancel_that_overtakes_its_create_wins(one: Replica, tables: Tab
     assert one.told() == []
     for _ in range(2):  # and a redelivery is told the same
         await one.creates(task)
-        assert cancelled_after_all(one.told(), task)
+        told = one.told()
+        assert cancelled_after_all(told, task)
+        assert reasons(told) == {"cancelled"}
         assert await one.fires(task) == []
     assert one.held.dues == {}
     assert await tables.waiting() == 0
@@ -145,7 +152,9 @@ async def test_a_create_that_comes_late_after_a_cancel_is_told_again_as_cancelle
     assert (await one.ask(a_cancel(task))).result == "cancelled"
     one.told()
     await one.creates(task)
-    assert cancelled_after_all(one.told(), task)
+    told = one.told()
+    assert cancelled_after_all(told, task)
+    assert reasons(told) == {"cancelled"}
     assert await tables.waiting() == 0
 
 
@@ -158,11 +167,13 @@ async def test_a_task_that_may_be_out_there_has_left_and_comes_back_no_more(
     await one.returns(task, in_s=0)
     assert (await one.ask(a_cancel(task))).result == "left"
     told = one.told()
-    assert ended(told) == [order]
-    assert [event.reason for event in told if isinstance(event, TaskFinished)] == [CANCELLED_WHEN_DUE]
+    assert (ended(told), reasons(told)) == ([order], {CANCELLED_WHEN_DUE})
     assert (await tables.orders(task.id), await tables.causes(task.id)) == ([], ["noted"])
+    await one.creates(task)
+    assert reasons(one.told()) == {CANCELLED_WHEN_DUE}, "another copy of it may still be called"
     await one.returns(at(task, 1, 7, 7))
-    assert ended(one.told()) == [(1, 7, 7)]
+    told = one.told()
+    assert (ended(told), reasons(told)) == ([(1, 7, 7)], {CANCELLED_WHEN_DUE})
     assert await one.fires(task) == []
 
 
@@ -177,7 +188,8 @@ async def test_what_has_fired_has_left_and_its_return_is_told_as_cancelled(one: 
     assert one.told() == [TaskAccepted(task=task)]
     await one.returns(at(task, 1, 2, 1))
     await one.returns(at(task, 1, 2, 1))
-    assert ended(one.told()) == [(1, 2, 1)] * 2
+    told = one.told()
+    assert (ended(told), reasons(told)) == ([(1, 2, 1)] * 2, {CANCELLED_WHEN_DUE})
     assert await one.fires(task) == []
     assert sorted(await tables.causes(task.id)) == ["fired", "noted"]
 
@@ -334,6 +346,7 @@ async def test_a_cancel_older_than_the_reschedule_it_meets_changes_nothing(one: 
     one.told()
     answer = await one.ask(older)
     assert (answer.result, answer.generation) == ("rescheduled", moved.generation)
+    assert answer.overtaken_by == moved.command_id
     assert one.told() == []
     assert await tables.orders(task.id) == [(2, 1, 0)]
 
@@ -448,6 +461,8 @@ async def test_an_older_reschedule_that_comes_after_a_newer_one_answers_the_newe
     answer = await one.ask(newer)
     late = await one.ask(older)
     assert (late.result, late.generation, late.due_at) == ("rescheduled", answer.generation, answer.due_at)
+    assert (answer.overtaken_by, late.overtaken_by) == (None, newer.command_id)
+    assert (await one.ask(newer)).overtaken_by is None, "the same once more is not older"
     assert await tables.due_at(task.id) == answer.due_at
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -13,15 +13,17 @@ from aio_pika.abc import AbstractConnection
 
 from libs.common import topology
 from libs.common.connection import Link
-from libs.common.contracts import AnyMessage, Task, TaskDue, TaskFinished, encode
+from libs.common.contracts import AnyMessage, Task, TaskAccepted, TaskDue, TaskFinished, encode
+from libs.common.ids import new_id
 from libs.common.metrics import REGISTRY
-from libs.common.postgres import PostgresAway
+from libs.common.postgres import Postgres, PostgresAway
 from libs.common.publisher import Publisher, PublishUnknown
 from libs.common.topology import Route
 from services.scheduler import fire as fire_module
 from services.scheduler.alarm import Alarm
 from services.scheduler.fire import Fired
 from services.scheduler.store import FIRE_BYTES_MAX, Store
+from services.scheduler.store_commands import CommandStore
 from tests.integration.scheduler.rig import (
     SECOND,
     FakePublisher,
@@ -113,6 +115,84 @@ async def test_what_fires_late_is_measured_as_late(store: Store, publisher: Fake
     publisher.refuses = lambda item: False
     await a_firing(store, publisher).fire_these(ids)
     assert [late(le) for le in ("2.0", "10.0", "+Inf")] == [before[0], before[1] + 2, before[2] + 3]
+
+
+# --- what a command has moved, and may not have told
+
+
+@pytest.fixture
+async def postgres(migrated_postgres_url: str) -> AsyncIterator[Postgres]:
+    async with a_pool(migrated_postgres_url, "replica-2") as opened:
+        yield opened
+
+
+async def moved(store: Store, postgres: Postgres, task: Task) -> Task:
+    """To now, by a command that died before it told anybody."""
+    await accepted(store, task)
+    known = (await CommandStore(postgres).reschedule(task.id, task.project, new_id(), None)).task
+    assert known is not None
+    await until("its time", lambda: _is_past(store, known.due_at))
+    return known
+
+
+async def _is_past(store: Store, moment: datetime) -> bool:
+    return await store.now() > moment
+
+
+async def test_a_task_that_was_moved_is_told_with_its_new_time_before_it_is_sent(
+    store: Store, tables: Tables, postgres: Postgres, publisher: FakePublisher
+) -> None:
+    task, other = await moved(store, postgres, a_task(3600)), a_task()
+    ids = [task.id, *await accepted(store, other)]
+    assert await a_firing(store, publisher).fire_these(ids) == Fired([], [])
+    sent = publisher.take()
+    told = [event for event in sent if isinstance(event, TaskAccepted)]
+    assert told == [TaskAccepted(task=task)]
+    assert sorted(one.id for one in tasks_of(sent)) == sorted(ids)
+    assert sent.index(told[0]) < [isinstance(one, TaskDue) and one.due_at == task.due_at for one in sent].index(True)
+    assert [await tables.causes(id_) for id_ in ids] == [["fired"], ["fired"]]
+
+
+async def test_a_task_that_was_moved_and_could_not_be_told_is_not_sent_and_stays(
+    store: Store, tables: Tables, postgres: Postgres, publisher: FakePublisher
+) -> None:
+    task, other = await moved(store, postgres, a_task(3600)), a_task()
+    ids, firing = [task.id, *await accepted(store, other)], a_firing(store, publisher)
+    publisher.refuses = lambda item: b"TaskAccepted" in item
+    assert await firing.fire_these(ids) == Fired([], [task.id])
+    assert tasks_of(publisher.take()) == [other]
+    assert await tables.causes(task.id) == []
+    publisher.refuses = lambda item: b"TaskDue" in item
+    assert await firing.fire_these([task.id]) == Fired([], [task.id])
+    assert await tables.causes(task.id) == []
+    publisher.refuses = lambda item: False
+    assert await firing.fire_these([task.id]) == Fired([], [])
+    assert publisher.take()[:2] == [TaskAccepted(task=task)] * 2
+    assert await tables.causes(task.id) == ["fired"]
+
+
+async def test_a_task_that_was_moved_beyond_its_end_is_told_twice(
+    store: Store, tables: Tables, postgres: Postgres, publisher: FakePublisher
+) -> None:
+    task = await moved(store, postgres, a_task(3600, expires_at=datetime.now(UTC)))
+    assert await a_firing(store, publisher).fire_these([task.id]) == Fired([], [])
+    told, end = publisher.take()
+    assert told == TaskAccepted(task=task)
+    assert isinstance(end, TaskFinished)
+    assert (end.state, end.generation) == ("expired", 2)
+    assert await tables.causes(task.id) == ["expired"]
+
+
+async def test_a_task_that_was_moved_and_came_back_is_not_told_as_new(
+    store: Store, postgres: Postgres, publisher: FakePublisher
+) -> None:
+    """It went out by a fire that died before its commit. The history knows it as retrying: no step back from there."""
+    task = await moved(store, postgres, a_task(3600))
+    back = at(task, 2, 2, 1)
+    await accepted(store, back)
+    await a_firing(store, publisher).fire_these([task.id])
+    [due] = publisher.take()
+    assert tasks_of([due]) == [back]
 
 
 # --- what is not confirmed

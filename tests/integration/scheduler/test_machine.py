@@ -169,7 +169,11 @@ class Model:
             self.row = None
         if ending == "refused":
             return []
-        return [("expired", row.order) if is_expired else ("due", row.order, row.due_at)]
+        leaves: Told = ("expired", row.order) if is_expired else ("due", row.order, row.due_at)
+        if row.newest is None or row.order[1:] != (1, 0):
+            return [leaves]
+        moved: Told = ("accepted", row.order, row.due_at)  # should its command have died before it told
+        return [moved] if ending == "unconfirmed" else [moved, leaves]
 
 
 # --- one scheduler, that dies as told

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
 
-from libs.common import postgres as patience
-from libs.common.contracts import Call, HeldSchedule, Schedule, encode
+from libs.common.contracts import Call, ChangeSchedule, HeldSchedule, PutSchedule, Schedule, encode
 from libs.common.ids import new_id
 from services.scheduler.schedule_commands import changed
 from tests.integration.scheduler.asker import Fickle, Killed
@@ -219,6 +219,7 @@ async def test_an_older_pause_after_a_newer_resume_changes_nothing(replica: Repl
     resumed = await replica.asks(a_change("resume"))
     late = await replica.asks(older)
     assert late.held == resumed.held
+    assert (resumed.overtaken_by, late.overtaken_by) == (None, resumed.command_id)
 
 
 async def test_an_older_command_after_a_newer_that_changed_nothing_changes_nothing(replica: Replica) -> None:
@@ -236,7 +237,9 @@ async def test_a_late_copy_of_its_creation_does_not_bring_a_deleted_schedule_bac
     await replica.asks(put)
     await replica.asks(a_change("delete"))
     for late in [put, replacement][:copies]:
-        assert (await replica.asks(late)).result == "unknown"
+        answer = await replica.asks(late)
+        assert answer.result == "unknown"
+        assert answer.overtaken_by
     assert await statuses(tables) == ["deleted"]
 
 
@@ -407,18 +410,92 @@ async def test_replacements_at_once_by_two_replicas_leave_one_schedule_and_one_t
 # --- crashes, and servers that are away
 
 
-async def test_a_crash_before_the_commit_leaves_it_to_the_redelivery(replica: Replica, tables: Tables) -> None:
+async def one_made_ahead(replica: Replica, tables: Tables) -> UUID:
+    """The occurrence of a new schedule that waits already."""
     await replica.asks(a_put(await at_in(tables, 50)))
+    return await made_ahead(replica)
+
+
+async def made_ahead(replica: Replica) -> UUID:
     await replica.timetable.one_pass()
     await replica.accepts(creates := replica.creates())
-    command = a_change("pause")
+    replica.publisher.take()
+    [create] = creates
+    return create.task.id
+
+
+async def dies_untold(replica: Replica, command: PutSchedule | ChangeSchedule) -> None:
+    """Its process is killed after its commit, where it would have told the history."""
+    publisher = FakePublisher(lambda _item: True)
+    publisher.error = Killed()
     with pytest.raises(Killed):
-        await Replica(Fickle(replica.postgres, "rollback")).asks(command)
+        await Replica(replica.postgres, publisher).asks(command)
+
+
+async def test_a_crash_before_the_commit_has_told_nobody_and_leaves_it_to_the_redelivery(
+    replica: Replica, tables: Tables
+) -> None:
+    """What is called because the redelivery comes too late must not stand as cancelled."""
+    made = await one_made_ahead(replica, tables)
+    command, dying = a_change("pause"), Replica(Fickle(replica.postgres, "rollback"))
+    with pytest.raises(Killed):
+        await dying.asks(command)
+    assert dying.publisher.sent == []
     assert await statuses(tables) == ["active"]
-    assert await waiting(tables) == {creates[0].task.id}
+    assert await waiting(tables) == {made}
     assert held_of(await replica.asks(command)).status == "paused"
     assert await waiting(tables) == set()
-    assert replica.cancelled() == [creates[0].task.id]
+    assert replica.cancelled() == [made]
+
+
+@pytest.mark.parametrize("first", ["pause", "delete", "put"])
+@pytest.mark.parametrize("then", ["the redelivery", "an older one", "pause", "resume", "delete", "put"])
+async def test_what_a_crash_after_the_commit_left_untold_is_told_by_the_next_command(
+    replica: Replica, tables: Tables, first: Any, then: Any
+) -> None:
+    made = await one_made_ahead(replica, tables)
+    older = a_change("pause")
+    command = a_put(a_schedule(every="2h")) if first == "put" else a_change(first)
+    await dies_untold(replica, command)
+    assert await waiting(tables) == set()
+    match then:
+        case "the redelivery":
+            await replica.asks(command)
+        case "an older one":
+            await replica.asks(older)
+        case "put":
+            await replica.asks(a_put(a_schedule(every="3h")))
+        case _:
+            await replica.asks(a_change(then))
+    assert replica.cancelled() == [made]
+    await replica.asks(command)
+    assert replica.cancelled() == []  # told is told
+
+
+async def test_what_two_crashes_left_untold_is_told_together(replica: Replica, tables: Tables) -> None:
+    first = await one_made_ahead(replica, tables)
+    await dies_untold(replica, a_put(await at_in(tables, 40)))
+    second = await made_ahead(replica)
+    await dies_untold(replica, a_change("delete"))
+    await replica.asks(a_change("delete"))
+    assert replica.cancelled() == [first, second]
+
+
+async def test_who_tells_late_does_not_take_what_a_newer_command_owes_for_told(
+    replica: Replica, tables: Tables
+) -> None:
+    first = await one_made_ahead(replica, tables)
+    is_away = [True]
+    slow = Replica(replica.postgres, FakePublisher(lambda _: is_away[0]))
+    replacing = asyncio.create_task(slow.asks(a_put(await at_in(tables, 40))))
+    await until("its commit", lambda: _none(waiting(tables)))
+    second = await made_ahead(replica)
+    await dies_untold(replica, a_change("pause"))
+    is_away[0] = False
+    await replacing
+    assert slow.cancelled() == [first]
+    await replica.asks(a_change("pause"))
+    assert second in replica.cancelled()
 
 
 @pytest.mark.parametrize("action", ["pause", "delete"])
@@ -433,25 +510,20 @@ async def test_a_commit_whose_answer_is_lost_is_answered_all_the_same(
     assert held_of(put).revision == 1
 
 
-async def test_a_broker_that_is_away_holds_up_the_command_and_not_the_row(
-    replica: Replica, tables: Tables, migrated_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+async def test_a_broker_that_is_away_holds_up_the_answer_and_neither_the_change_nor_its_row(
+    replica: Replica, tables: Tables
 ) -> None:
-    await replica.asks(a_put(await at_in(tables, 50)))
-    await replica.timetable.one_pass()
-    await replica.accepts(creates := replica.creates())
-    monkeypatch.setattr(patience, "IDLE_IN_TRANSACTION_MS", 300)
+    made = await one_made_ahead(replica, tables)
     is_away = [True]
-    async with a_pool(migrated_postgres_url, "replica-2") as postgres:
-        deaf = Replica(postgres, FakePublisher(lambda _: is_away[0]))
-        pausing = asyncio.create_task(deaf.asks(a_change("pause")))
-        await until("the command to take the lock", lambda: locks_held(tables))
-        await until("the lock to be let go", lambda: _none(locks_held(tables)))
-        assert await statuses(tables) == ["active"]  # nothing happened that nobody heard of
-        assert not pausing.done()
-        is_away[0] = False
-        assert held_of(await pausing).status == "paused"
-        assert set(deaf.cancelled()) == {creates[0].task.id}
-    assert await waiting(tables) == set()
+    deaf = Replica(replica.postgres, FakePublisher(lambda _: is_away[0]))
+    pausing = asyncio.create_task(deaf.asks(a_change("pause")))
+    await until("the task to be taken back", lambda: _none(waiting(tables)))
+    await until("the lock to be let go", lambda: _none(locks_held(tables)))
+    assert await statuses(tables) == ["paused"]
+    assert not pausing.done()
+    is_away[0] = False
+    assert held_of(await pausing).status == "paused"
+    assert deaf.cancelled() == [made]
 
 
 async def _none(count: Any) -> bool:
@@ -553,7 +625,8 @@ async def test_a_decision_is_not_asked_for_by_an_older_command(replica: Replica)
     older = new_id()
     held = held_of(await replica.asks(a_put(HOURLY)))
 
-    async def tell(_taken: Any) -> None:
-        pytest.fail("told")
+    def event_of(*_: Any) -> bytes:
+        pytest.fail("taken back")
 
-    assert await replica.store.change(held.id, "acme", "bell", older, changed("delete"), tell) == held
+    changed_ = await replica.store.change(held.id, "acme", "bell", older, changed("delete"), event_of)
+    assert (changed_.held, changed_.owed) == (held, [])

@@ -21,6 +21,8 @@ from libs.common.contracts import (
     TaskAccepted,
     encode,
 )
+from libs.common.metrics import REGISTRY
+from libs.common.wallclock import UnknownZone
 from services.scheduler import timetable as timetable_module
 from services.scheduler.store_schedules import DUE_MAX
 from tests.integration.scheduler.asker import Fickle, Killed
@@ -271,16 +273,75 @@ class _Silent(FakePublisher):
         b"not json",
     ],
 )
-async def test_a_schedule_that_cannot_be_read_is_put_off_and_holds_up_nobody(
+async def test_a_schedule_that_cannot_be_read_stays_as_it_is_and_holds_up_nobody(
     replica: Replica, tables: Tables, message: bytes
 ) -> None:
     await many(replica, tables, 3)
     await tables.connection.execute("UPDATE scheduler.schedule SET schedule = $1 WHERE name = 'n0001'", message)
-    await replica.timetable.one_pass()
+    before, complaints = await next_ats(tables), unreadable()
+    for _ in range(3):
+        await replica.timetable.one_pass()
     assert sorted(str(create.task.schedule) for create in replica.creates()) == ["n0000", "n0002"]
-    put_off = (await next_ats(tables))[1]
-    assert put_off > await tables.now() + 3500 * SECOND
+    assert (await next_ats(tables))[1] == before[1]
     assert await statuses(tables) == ["active"] * 3
+    assert unreadable() == complaints + 1  # once a minute
+
+
+def unreadable() -> float:
+    return REGISTRY.get_sample_value("carillon_scheduler_unreadable_schedules_total") or 0.0
+
+
+async def test_a_replica_that_can_read_it_makes_in_time_what_another_one_cannot(
+    replica: Replica, tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await many(replica, tables, 1)
+    old = Replica(replica.postgres)
+    with monkeypatch.context() as older:
+        older.setattr(timetable_module, "decode_schedule", _no_such_zone)
+        await old.timetable.one_pass()
+    assert old.creates() == []
+    await replica.timetable.one_pass()
+    assert len(replica.creates()) == 1
+
+
+def _no_such_zone(_message: bytes) -> Any:
+    raise UnknownZone("'Europe/Atlantis' is no IANA time zone")
+
+
+async def test_a_schedule_that_could_not_be_read_is_taken_at_once_when_it_is_replaced(
+    replica: Replica, tables: Tables
+) -> None:
+    schedule = await at_in(tables, 50)
+    await replica.asks(a_put(schedule))
+    await tables.connection.execute("UPDATE scheduler.schedule SET schedule = 'not json'")
+    await replica.timetable.one_pass()
+    await tables.connection.execute("UPDATE scheduler.schedule SET schedule = $1", encode(a_schedule(every="2h")))
+    await replica.asks(a_put(schedule))
+    await replica.timetable.one_pass()
+    assert [create.task.due_at for create in replica.creates()] == [schedule.start_at]
+
+
+async def test_what_was_missed_while_it_could_not_be_read_is_made_up_for_when_it_can(
+    replica: Replica, tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timetable_module, "UNREADABLE_S", 0.0)
+    await replica.asks(a_put(await at_in(tables, -1800 - 24 * 3600, catch_up="all")))
+    await set_back(tables, 24 * HOUR)
+    with monkeypatch.context() as older:
+        older.setattr(timetable_module, "decode_schedule", _no_such_zone)
+        await replica.timetable.one_pass()
+    await replica.timetable.one_pass()
+    assert len(replica.creates()) == 24
+
+
+async def test_a_page_of_schedules_that_cannot_be_read_does_not_hide_those_behind_it(
+    replica: Replica, tables: Tables
+) -> None:
+    await many(replica, tables, 2 * DUE_MAX)
+    await tables.connection.execute("UPDATE scheduler.schedule SET schedule = 'not json'")
+    await replica.asks(a_put(await at_in(tables, 55), "behind"))
+    assert [await replica.timetable.one_pass() for _ in range(3)] == [True, True, False]
+    assert [create.task.schedule for create in replica.creates()] == ["behind"]
 
 
 @pytest.mark.parametrize("limit", ["PLAN_S", "PLAN_BYTES"])
