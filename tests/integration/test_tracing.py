@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +69,21 @@ async def services(environ: dict[str, str], logs: Path) -> AsyncIterator[aiohttp
             yield client
         for process in running.values():
             process.terminate()
-        async with asyncio.timeout(20):
-            assert [await process.wait() for process in running.values()] == [0, 0, 0]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(20):
+                for process in running.values():
+                    await process.wait()
+        ends = {service: process.returncode for service, process in running.items()}
+        assert ends == dict.fromkeys(running, 0), "".join(_end_of(logs / service) for service in running)
     finally:
         for process in running.values():
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+
+
+def _end_of(log: Path) -> str:
+    return f"\n{log.name}:\n" + "\n".join(log.read_text().splitlines()[-10:])
 
 
 def _is_up(log: Path) -> bool:

@@ -52,6 +52,19 @@ def test_a_redriven_task_has_two_ends() -> None:
     assert (found.missing, found.contradicting, found.doubled) == ((), (), ())
 
 
+@pytest.mark.parametrize(
+    ("redriven", "first_life_due_ms", "doubled"),
+    [({"a"}, AT - 1_000, ()), ({"a"}, AT, ("a:succeeded",)), (set[str](), AT - 1_000, ("a:succeeded",))],
+    ids=["the call of the first life came after all", "one life called twice", "not redriven"],
+)
+def test_two_lives_of_a_redriven_task_may_both_succeed(
+    redriven: set[str], first_life_due_ms: int, doubled: tuple[str, ...]
+) -> None:
+    lives = [Call("a", 1, AT, 200, 1, "mended", AT), Call("a", 1, AT + 9, 200, 1, "mended", first_life_due_ms)]
+    ends = [told("a", "succeeded"), told("a", "succeeded", by="d"), told("a", "failed", by="e")]
+    assert check_callbacks({"a"}, redriven, {"a": "succeeded"}, [*lives, *ends]).doubled == doubled
+
+
 def test_an_end_that_there_was_not_and_one_told_by_two_tasks_are_seen() -> None:
     found = check_callbacks(
         {"a"}, set(), {"a": "succeeded"}, [told("a", "succeeded"), told("a", "succeeded", by="d"), told("a", "failed")]
