@@ -14,8 +14,12 @@ from deploy.local.layout import LOOPBACK, PROJECT
 @dataclass(frozen=True)
 class SinkProcess:
     pid: int
-    url: str
+    port: int
     session: aiohttp.ClientSession
+
+    @property
+    def url(self) -> str:
+        return f"http://{LOOPBACK}:{self.port}"
 
     async def count(self) -> int:
         """Distinct ids called so far."""
@@ -44,7 +48,7 @@ async def sink_process(session: aiohttp.ClientSession) -> AsyncIterator[SinkProc
     try:
         assert process.stdout is not None
         port = int(await process.stdout.readline())
-        yield SinkProcess(process.pid, f"http://{LOOPBACK}:{port}", session)
+        yield SinkProcess(process.pid, port, session)
     finally:
         if process.returncode is None:
             process.terminate()

@@ -3,7 +3,8 @@
     python -m benchmarks.soak [--minutes 30] [--rate 300] [--replicas 1] [--write]
 
 Every process is looked at each 5 s. Exit status 0 unless a call was missing, early or made twice, a request refused, a
-process ended, or, of 20 minutes or more, a figure grew above its limit (benchmarks/soak/verdict.py).
+process ended, a connection left open, or, of 20 minutes or more, a figure grew above its limit (benchmarks/soak/
+verdict.py).
 """
 
 import argparse
@@ -28,7 +29,7 @@ from benchmarks.phases import Meter, Stuck, reach
 from benchmarks.soak import page
 from benchmarks.soak.book import Book, tally
 from benchmarks.soak.load import Load, session
-from benchmarks.soak.samples import Sample, Sampler
+from benchmarks.soak.samples import Sample, Sampler, calling
 from benchmarks.soak.servers import servers
 from benchmarks.soak.verdict import Run, failures, lines
 from deploy.local.errors import StackError
@@ -39,6 +40,8 @@ FOLDER = Path(".local") / "soak"
 SAMPLE_EVERY_S = 5.0
 OCCURRENCES_AHEAD_S = 15.0
 """What schedules have made ahead of their pause has been called, or cancelled, after so long."""
+UNUSED_S = 10.0
+"""No call is made any more: connections that dispatchers keep for the next one (4 s) are closed after so long."""
 
 
 def main() -> int:
@@ -88,6 +91,7 @@ async def measure(stack: PrivateStack, options: argparse.Namespace, load_before:
             await load.run(options.rate, options.minutes * 60)
             await load.end()
         await settled(stack, sink, load, http)
+        await asyncio.sleep(UNUSED_S)
         return Run(
             at=at,
             machine=await description(stack.variables),
@@ -100,6 +104,7 @@ async def measure(stack: PrivateStack, options: argparse.Namespace, load_before:
             refused=dict(load.refused),
             changed=dict(load.changed),
             restarted=[name for name, pid in pids_of(stack.layout).items() if before.get(name) != pid],
+            left_open=calling(pids_of(stack.layout), sink.port),
         )
 
 
@@ -111,7 +116,7 @@ async def sampled(stack: PrivateStack, sink: SinkProcess, http: aiohttp.ClientSe
 
     async def sample() -> None:
         async with servers(stack.variables) as asked:
-            sampler = Sampler(pids, stack.admin_urls(), http, asked, stack.layout.root, time.monotonic())
+            sampler = Sampler(pids, stack.admin_urls(), http, asked, stack.layout.root, sink.port, time.monotonic())
             while not await pause(stopping, SAMPLE_EVERY_S):
                 samples.append(await sampler.sample())
                 if len(samples) % round(60 / SAMPLE_EVERY_S) == 0:

@@ -144,16 +144,20 @@ _HOW = """## How
 - Memory: what the process and its children allocated (`Pss_Anon` and what of it is swapped, of
   `/proc/<pid>/smaps_rollup`), each 5 s. A leak can only be there. Shared buffers and mapped files, which fill up to
   their size and stay, are in PSS, which `summary.json` has too.
+- Descriptors: connections to the sink are counted apart. A dispatcher opens as many as it makes calls at once, and
+  closes each that nobody used for 4 s, so their number follows the moments of haste on a busy machine. One that leaks
+  is still open ten seconds after the last call, and fails the run.
 - A slope is the median of the slopes between any two minutes, each minute being the median of its samples; the
   interval is Sen's. It takes minutes for independent, so it is too narrow where memory breathes in longer waves.
 - Lateness: from the due time to the first call, by the sink's clock, which is the same machine's.
 - Failing exit: growth above a limit, a call missing, early, made twice or after a confirmed cancellation, a refused
-  request, or a process that has ended.
+  request, a process that has ended, or a connection to the sink that is left open.
 
 ## What is told and not judged
 
 | grows | because |
 |---|---|
+| connections to the sink | as many as there were calls at once within 4 s; what is left at the end is judged |
 | tables of ingest | the history is kept for `CARILLON_RETENTION_DAYS` (30), then its days are dropped |
 | tables of the scheduler | a tombstone per task is kept for `CARILLON_TOMBSTONE_DAYS` (7); dead rows until vacuum |
 | Redis | marks of calls are kept for an hour and more; keys without an expiry (`keys for ever`) are judged |

@@ -1,8 +1,13 @@
-"""What each process holds at a moment: memory, descriptors, threads, CPU from /proc; asyncio tasks from its metrics."""
+"""What each process holds at a moment: memory, descriptors, threads, CPU from /proc; asyncio tasks from its metrics.
+
+Connections to the sink are counted apart from other descriptors: a dispatcher opens as many as it makes calls at once,
+and closes those that nobody used for seconds, so they breathe with each moment of haste. One that leaks stays open
+when no call is made any more (`calling`).
+"""
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +18,7 @@ from benchmarks.scrape import gauge
 from benchmarks.soak.servers import Servers
 
 PROC = Path("/proc")
+TO_SINK = "connections to the sink"
 TASKS = "carillon_asyncio_tasks"
 MACHINE = "the machine"
 """Everything that ran on it, ours or not."""
@@ -38,6 +44,7 @@ class Sampler:
     servers: Servers
     folder: Path
     """The stack's: what it keeps on disk is added up as `disk`."""
+    sink_port: int
     began: float
 
     async def sample(self) -> Sample:
@@ -59,29 +66,61 @@ class Sampler:
         children = _children()
         alive = {name: pid for name, pid in self.pids.items() if (PROC / str(pid)).exists()}
         cpu = usage(alive)
-        figures = {name: {**held(_tree(pid, children)), "CPU s": cpu.processes[name]} for name, pid in alive.items()}
-        return {**figures, MACHINE: {"CPU s": cpu.machine}}
+        to_sink = _sockets_to(self.sink_port)
+        return {
+            **{
+                name: {**held(_tree(pid, children), to_sink), "CPU s": cpu.processes[name]}
+                for name, pid in alive.items()
+            },
+            MACHINE: {"CPU s": cpu.machine},
+        }
 
 
-def held(pids: Iterable[int]) -> dict[str, float]:
+def calling(pids: Mapping[str, int], sink_port: int) -> dict[str, int]:
+    """How many connections to the sink each process has; those that have none are left out."""
+    to_sink, children = _sockets_to(sink_port), _children()
+    found = {name: int(held(_tree(pid, children), to_sink)[TO_SINK]) for name, pid in pids.items()}
+    return {name: count for name, count in found.items() if count}
+
+
+def held(pids: Iterable[int], to_sink: Collection[str]) -> dict[str, float]:
     """Of these processes together. `anon MiB` is what they allocated themselves: a leak can only be there; PSS has
-    files and shared buffers too, each page's share."""
-    sums = dict.fromkeys(("anon MiB", "PSS MiB", "RSS MiB", "descriptors", "threads"), 0.0)
+    files and shared buffers too, each page's share. Descriptors that are `to_sink` count apart."""
+    sums = dict.fromkeys(("anon MiB", "PSS MiB", "RSS MiB", "descriptors", TO_SINK, "threads"), 0.0)
     for pid in pids:
         folder = PROC / str(pid)
         try:
             memory = _kib(folder / "smaps_rollup")
             threads = len(os.listdir(folder / "task"))
-            descriptors = len(os.listdir(folder / "fd"))
+            descriptors = _opened(folder / "fd")
         except OSError:  # it ended
             continue
         # Swapped pages were allocated too.
         sums["anon MiB"] += (memory["Pss_Anon"] + memory.get("SwapPss", 0)) / 1024
         sums["PSS MiB"] += memory["Pss"] / 1024
         sums["RSS MiB"] += memory["Rss"] / 1024
-        sums["descriptors"] += descriptors
+        calls = sum(opened in to_sink for opened in descriptors)
+        sums[TO_SINK] += calls
+        sums["descriptors"] += len(descriptors) - calls
         sums["threads"] += threads
     return sums
+
+
+def _opened(folder: Path) -> list[str]:
+    """What each descriptor stands for; one that is closed meanwhile is left out."""
+    found = []
+    for name in os.listdir(folder):
+        try:
+            found.append(os.readlink(folder / name))
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def _sockets_to(port: int) -> set[str]:
+    """Of this machine, as descriptors name them. Source: proc_net_tcp in the kernel's documentation."""
+    rows = [line.split() for line in (PROC / "net" / "tcp").read_text().splitlines()[1:]]
+    return {f"socket:[{row[9]}]" for row in rows if int(row[2].rpartition(":")[2], 16) == port}
 
 
 def _size(folder: Path) -> float:

@@ -6,7 +6,7 @@ from statistics import median
 
 from benchmarks.peers.figures import kind
 from benchmarks.soak.book import Tally, Window
-from benchmarks.soak.samples import Sample
+from benchmarks.soak.samples import TO_SINK, Sample
 from benchmarks.soak.trend import Point, Trend, trend
 from deploy.local.layout import SERVICES
 
@@ -39,6 +39,7 @@ RULES = (
     Rule(("redis",), "keys for ever", 12.0),
 )
 TOLD = (
+    ("dispatcher-1", TO_SINK),
     ("rabbitmq", "anon MiB"),
     ("rabbitmq", "failures for the digest"),
     ("postgres", "anon MiB"),
@@ -90,6 +91,8 @@ class Run:
     refused: Mapping[str, int]
     changed: Mapping[str, int]
     restarted: Sequence[str] = field(default_factory=tuple)
+    left_open: Mapping[str, int] = field(default_factory=dict)
+    """Connections to the sink by process, when no call had been made for seconds."""
 
     @property
     def warm_up_s(self) -> float:
@@ -148,7 +151,8 @@ def _of_calls(run: Run) -> list[str]:
         "requests not answered as they should": sum(run.refused.values()),
     }
     found = [f"{count} {what}" for what, count in counts.items() if count]
-    return found + [f"{name} has ended in between" for name in run.restarted]
+    found += [f"{name} has ended in between" for name in run.restarted]
+    return found + [f"{name} keeps {count} unused connections to the sink" for name, count in run.left_open.items()]
 
 
 def _of_growth(run: Run) -> list[str]:

@@ -1,6 +1,8 @@
 """The soak's judgement: slopes of figures, lateness by the minute, what counts as a fault, and what may grow."""
 
+import os
 import random
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -13,7 +15,7 @@ from benchmarks.peers import plots
 from benchmarks.soak import page
 from benchmarks.soak.book import MINUTE_MS, Book, Promise, Tally, Window, tally
 from benchmarks.soak.load import CHANGED_FROM_S, order, ticks
-from benchmarks.soak.samples import MACHINE, Sample
+from benchmarks.soak.samples import MACHINE, TO_SINK, Sample, calling, held
 from benchmarks.soak.trend import by_minute, trend
 from benchmarks.soak.verdict import JUDGED_FROM_S, Run, course, failures, lines, measured, thirds
 
@@ -265,6 +267,25 @@ def test_a_call_that_went_wrong_fails_even_a_short_run(wrong: Callable[[Tally], 
 def test_a_refused_request_and_a_process_that_ended_fail_the_run() -> None:
     assert failures(replace(run(), refused={"503 to POST": 2})) == ["2 requests not answered as they should"]
     assert failures(replace(run(), restarted=["ingest-1"])) == ["ingest-1 has ended in between"]
+
+
+def test_a_connection_that_is_left_open_fails_even_a_short_run() -> None:
+    left = replace(run(seconds=60), left_open={"dispatcher-1": 1})
+    assert failures(left) == ["dispatcher-1 keeps 1 unused connections to the sink"]
+
+
+def test_connections_to_the_sink_are_counted_apart_from_other_descriptors() -> None:
+    me = {"dispatcher-1": os.getpid()}
+    with socket.create_server(("127.0.0.1", 0)) as sink:
+        port = sink.getsockname()[1]
+        assert calling(me, port) == {}
+        with socket.create_connection(("127.0.0.1", port)) as call:
+            named = os.readlink(f"/proc/self/fd/{call.fileno()}")
+            together, apart = held(me.values(), ()), held(me.values(), {named})
+            assert calling(me, port) == {"dispatcher-1": 1}
+        assert calling(me, port) == {}
+    assert (together[TO_SINK], apart[TO_SINK]) == (0, 1)
+    assert together["descriptors"] == apart["descriptors"] + 1
 
 
 def test_a_process_that_is_missing_from_a_sample_is_missing_from_its_course() -> None:
