@@ -183,7 +183,7 @@ def _plots(run: Run) -> dict[str, str]:
     drawn = {
         "services.svg": ("Memory that each service allocated, MiB", services),
         "servers.svg": ("Memory that each server allocated, MiB", servers),
-        "descriptors.svg": ("Open file descriptors of each service", held),
+        "descriptors.svg": ("Open file descriptors of each service, but for connections to the sink", held),
         "lateness.svg": ("Lateness of the calls by minute, ms", late),
     }
     return {

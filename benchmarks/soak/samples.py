@@ -67,13 +67,10 @@ class Sampler:
         alive = {name: pid for name, pid in self.pids.items() if (PROC / str(pid)).exists()}
         cpu = usage(alive)
         to_sink = _sockets_to(self.sink_port)
-        return {
-            **{
-                name: {**held(_tree(pid, children), to_sink), "CPU s": cpu.processes[name]}
-                for name, pid in alive.items()
-            },
-            MACHINE: {"CPU s": cpu.machine},
-        }
+        figures = {name: held(_tree(pid, children), to_sink) for name, pid in alive.items()}
+        for name, process in figures.items():
+            process["CPU s"] = cpu.processes[name]
+        return {**figures, MACHINE: {"CPU s": cpu.machine}}
 
 
 def calling(pids: Mapping[str, int], sink_port: int) -> dict[str, int]:
