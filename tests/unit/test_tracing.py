@@ -3,8 +3,10 @@
 import logging
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from structlog.testing import capture_logs
@@ -22,20 +24,32 @@ PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
 AT = "http://127.0.0.1:4318"
 
 
+@contextmanager
+def _threads_end() -> Iterator[None]:
+    """An exporter that was cut off goes on in its thread, and would complain into the log of a later test."""
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
+        assert not thread.is_alive(), thread.name
+
+
 @pytest.fixture(autouse=True)
 def _as_found() -> Iterator[None]:
     """OpenTelemetry's logger as it was before the test."""
     logger = logging.getLogger("opentelemetry")
     handlers, propagate = logger.handlers, logger.propagate
-    yield
+    with _threads_end():
+        yield
     logger.handlers, logger.propagate = handlers, propagate
 
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
-    with collector() as made:
+    with collector() as made, _threads_end():
         monkeypatch.setenv(ENDPOINT, made.url)
         yield made
+        made.answers.set()
 
 
 # --- on and off
@@ -187,6 +201,8 @@ def test_a_collector_that_is_away_costs_one_line_in_the_log(monkeypatch: pytest.
     with collector() as gone:
         monkeypatch.setenv(ENDPOINT, gone.url)
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2048")  # all that the queue holds: its thread ends sooner
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3")
     monkeypatch.setattr(module, "FLUSH_MAX_S", 2.0)
     with capture_logs() as said, tracing("dispatcher", "one") as tracer:
         spans(tracer, 600)
@@ -215,7 +231,7 @@ def test_a_collector_that_does_not_answer_holds_neither_work_nor_the_end(
 
 
 def test_complaints_come_again_when_their_pause_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    handler = module._Complaints()  # of its own: exporters of other tests may still be complaining to the real one
+    handler = module._Complaints()
 
     def complain(text: str) -> None:
         handler.handle(logging.makeLogRecord({"msg": "no %s", "args": (text,), "levelno": logging.WARNING}))
