@@ -54,7 +54,8 @@ class History:
 
     async def handle(self, events: Sequence[Event]) -> None:
         """Raises: Poison for the one event that Postgres refuses."""
-        await self._maintenance.prepared.wait()
+        if not self._maintenance.is_prepared:  # and will not be, if it was asked to stop before
+            await until_available(self._maintenance.prepare)
         batch = project(events)
         tasks, attempts, targets = in_id_order(batch), self._within_window(batch), list(batch.targets.values())
         try:

@@ -31,12 +31,12 @@ log = structlog.get_logger(__name__)
 
 
 class Maintenance:
-    """A worker. `prepared` is set once there is a partition for today: nothing is projected before."""
+    """A worker. `is_prepared` once there is a partition for today: nothing is projected before."""
 
     name = "maintenance"
 
     def __init__(self, store: Store, clock: Clock, *, retention_days: int) -> None:
-        self.prepared = asyncio.Event()
+        self.is_prepared = False
         self._store = store
         self._clock = clock
         self._retention_days = retention_days
@@ -61,7 +61,7 @@ class Maintenance:
         yesterday = self._clock.now().date() - timedelta(days=1)
         await self._store.make_days(yesterday, DAYS_AHEAD + 2)
         PARTITIONS_MADE.set(self._clock.now().timestamp())
-        self.prepared.set()
+        self.is_prepared = True
 
     def keep_from(self, today: date) -> date:
         """The oldest day whose attempts are kept."""

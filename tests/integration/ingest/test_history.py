@@ -93,6 +93,18 @@ async def test_a_task_and_its_attempts_can_be_read_back(history: History, store:
     assert (second.number, second.response_body) == (2, b"\x00\xff")
 
 
+async def test_events_in_hand_are_saved_though_the_process_is_asked_to_stop_before_there_are_partitions(
+    store: Store,
+) -> None:
+    maintenance, stopping, id_ = Maintenance(store, SystemClock(), retention_days=30), asyncio.Event(), uuid4()
+    stopping.set()
+    await maintenance.run(stopping)
+    assert not maintenance.is_prepared
+    async with asyncio.timeout(10):
+        await History(store, maintenance, SystemClock()).handle([accepted(id_), attempted(id_, 1)])
+    assert len(await store.attempts(id_)) == 1
+
+
 async def test_the_parts_of_a_call_can_be_read_back(history: History, store: Store) -> None:
     id_, timing = uuid4(), Timing(queue_ms=4, connect_ms=3, first_byte_ms=14)
     timed = msgspec.structs.replace(attempted(id_, 1), timing=timing)
