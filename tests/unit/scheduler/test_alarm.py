@@ -1,10 +1,12 @@
 """The alarm with a store and a broker of five lines: it wakes in time, never spins, and mends a clock that steps."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any, ParamSpec
 from uuid import UUID, uuid4
 
 import pytest
@@ -15,11 +17,24 @@ from services.scheduler.alarm import FIRE_EVERY_S, Alarm
 from services.scheduler.fire import Fired, Firing
 from services.scheduler.replicas import ALL, Share
 from services.scheduler.store import COMING_ROWS, FIRE_ROWS_MAX, Store, shard_of
+from tests.simulation.world import run_virtually
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 MS = timedelta(milliseconds=1)
 SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
+
+P = ParamSpec("P")
+
+
+def virtually(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Waits take no time and nothing else does: what is late is late by the alarm's own doing."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        run_virtually(test(*args, **kwargs))
+
+    return run
 
 
 @dataclass
@@ -294,6 +309,7 @@ async def test_a_share_that_changes_while_a_load_is_under_way_is_loaded_from_its
     assert bench.dues() == set(ids)
 
 
+@virtually
 async def test_a_new_share_is_loaded_at_once_and_not_with_the_next_load() -> None:
     bench = a_bench(is_running=True)
     bench.alarm.take(Share(1, 2))
@@ -395,6 +411,7 @@ async def test_what_was_turned_away_while_a_load_was_under_way_is_not_skipped(mo
 # --- the loop: refusals, early ids, clocks that step
 
 
+@virtually
 async def test_the_loop_fires_what_is_due_promptly_and_never_early() -> None:
     bench = a_bench(is_running=True)
     async with bench.running():
@@ -406,6 +423,7 @@ async def test_the_loop_fires_what_is_due_promptly_and_never_early() -> None:
     assert all(timedelta(0) <= lag < 500 * MS for lag in late), late
 
 
+@virtually
 async def test_an_accept_wakes_a_loop_that_sleeps_longer() -> None:
     bench = a_bench(is_running=True)
     async with bench.running():
@@ -417,6 +435,7 @@ async def test_an_accept_wakes_a_loop_that_sleeps_longer() -> None:
     assert bench.firing.fired[id_] - now < 500 * MS
 
 
+@virtually
 async def test_what_falls_due_just_after_a_fire_goes_with_the_next() -> None:
     bench = a_bench(is_running=True)
     async with bench.running():
@@ -427,6 +446,7 @@ async def test_what_falls_due_just_after_a_fire_goes_with_the_next() -> None:
     assert len(bench.firing.calls) <= took_s / FIRE_EVERY_S + 2, len(bench.firing.calls)
 
 
+@virtually
 async def test_a_great_many_due_at_once_are_fired_in_batches() -> None:
     bench = a_bench(is_running=True)
     async with bench.running():
@@ -436,6 +456,7 @@ async def test_a_great_many_due_at_once_are_fired_in_batches() -> None:
     assert [len(call) for call in bench.firing.calls] == [FIRE_ROWS_MAX, FIRE_ROWS_MAX, 1]
 
 
+@virtually
 async def test_what_the_broker_refused_comes_back_after_the_pause() -> None:
     bench = a_bench(is_running=True)
     bench.firing.refusals, bench.firing.pause_s = 3, 0.05
@@ -447,6 +468,7 @@ async def test_what_the_broker_refused_comes_back_after_the_pause() -> None:
     assert bench.firing.fired[ids[0]] - started >= 3 * 50 * MS
 
 
+@virtually
 async def test_what_met_a_lost_postgres_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alarm_module, "AWAY_PAUSE_S", 0.05)
     bench = a_bench(is_running=True)
@@ -458,6 +480,7 @@ async def test_what_met_a_lost_postgres_comes_back(monkeypatch: pytest.MonkeyPat
     assert len(bench.firing.calls) == 3
 
 
+@virtually
 async def test_what_another_replica_has_fired_is_forgotten() -> None:
     bench = a_bench(is_running=True)
     async with bench.running():
@@ -470,6 +493,7 @@ async def test_what_another_replica_has_fired_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize("step", [20 * MS, SECOND, HOUR], ids=str)
+@virtually
 async def test_a_clock_that_steps_forward_makes_nobody_spin_and_nothing_late(step: timedelta) -> None:
     bench = a_bench(is_running=True)
     async with bench.running():
@@ -484,6 +508,7 @@ async def test_a_clock_that_steps_forward_makes_nobody_spin_and_nothing_late(ste
     assert len(bench.firing.calls) - calls < 20
 
 
+@virtually
 async def test_a_wheel_that_a_forward_step_emptied_is_loaded_again() -> None:
     """Its tasks all come out early at once; each must still wake at its own time."""
     bench = a_bench(is_running=True)
@@ -498,6 +523,7 @@ async def test_a_wheel_that_a_forward_step_emptied_is_loaded_again() -> None:
     assert len(bench.firing.calls) < 30
 
 
+@virtually
 async def test_a_clock_that_steps_back_delays_nothing_by_more_than_a_nap() -> None:
     bench = a_bench(is_running=True)
     async with bench.running():
@@ -510,6 +536,7 @@ async def test_a_clock_that_steps_back_delays_nothing_by_more_than_a_nap() -> No
     assert bench.firing.fired[id_] - due < 1500 * MS
 
 
+@virtually
 async def test_postgres_clock_that_steps_back_makes_nobody_spin() -> None:
     bench = a_bench(is_running=True)
     async with bench.running():
@@ -522,6 +549,7 @@ async def test_postgres_clock_that_steps_back_makes_nobody_spin() -> None:
     assert len(bench.firing.calls) - calls < 20
 
 
+@virtually
 async def test_a_clock_that_steps_back_leaves_what_this_replica_accepted_of_the_others_shards() -> None:
     """So does a first measurement that a slow connection made wrong. No load of ours would find them again."""
     bench = a_bench(is_running=True, postgres_off=400 * MS)
@@ -537,6 +565,7 @@ async def test_a_clock_that_steps_back_leaves_what_this_replica_accepted_of_the_
 
 
 @pytest.mark.parametrize("off", [-HOUR, -SECOND, SECOND, HOUR], ids=str)
+@virtually
 async def test_a_clock_that_was_always_wrong_changes_nothing(off: timedelta) -> None:
     bench = a_bench(is_running=True, ours_off=off)
     now = bench.world.true()
@@ -553,6 +582,7 @@ async def test_a_clock_that_was_always_wrong_changes_nothing(off: timedelta) -> 
     assert len(bench.firing.calls) < 20
 
 
+@virtually
 async def test_stopping_does_not_wait_for_a_postgres_that_is_away() -> None:
     bench = a_bench(is_running=True)
     bench.store.is_away = True
@@ -562,6 +592,7 @@ async def test_stopping_does_not_wait_for_a_postgres_that_is_away() -> None:
     assert asyncio.get_running_loop().time() - started < 2
 
 
+@virtually
 async def test_stopping_finishes_the_batch_in_hand_and_begins_no_other() -> None:
     bench = a_bench(is_running=True)
     stopping, fire = asyncio.Event(), bench.firing.fire_these
@@ -579,6 +610,7 @@ async def test_stopping_finishes_the_batch_in_hand_and_begins_no_other() -> None
     assert len(bench.firing.fired) == FIRE_ROWS_MAX
 
 
+@virtually
 async def test_a_bug_in_the_fire_ends_the_alarm() -> None:
     bench = a_bench(is_running=True)
 
