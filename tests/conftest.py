@@ -20,6 +20,7 @@ import aio_pika
 import asyncpg
 import pytest
 from aio_pika.abc import AbstractConnection
+from hypothesis import HealthCheck, settings
 from redis.asyncio import Redis
 from yarl import URL
 
@@ -37,6 +38,10 @@ OUTSIDE = {f"CARILLON_{name}": os.environ.get(f"TEST_{name}", "") for name in ("
 BROKER_CONTAINER = os.environ.get("TEST_BROKER_CONTAINER", "")
 # Short rungs, so that a test can wait for one.
 RETRY_SCHEDULE_S = (0.2, 0.5, 5.0)
+
+# An example that the machine holds up for 200 ms, or drawing one for a second, would fail its test.
+settings.register_profile("untimed", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

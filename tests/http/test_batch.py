@@ -79,7 +79,7 @@ def check(items: list[tuple[bytes, int]], found: list[dict[str, Any]], broker: F
     assert not made
 
 
-ONE_APPLICATION = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ONE_APPLICATION = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @ONE_APPLICATION

@@ -264,7 +264,7 @@ def expressions(draw: st.DrawFn) -> tuple[str, Reading]:
 
 
 @given(expressions(), st.sampled_from(AROUND))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_simple_expression_comes_around_a_change_as_the_rules_say(
     written: tuple[str, Reading], around: tuple[str, datetime, datetime]
 ) -> None:
@@ -283,7 +283,7 @@ near_changes = st.builds(
 
 
 @given(expressions(), st.sampled_from(sorted(CHANGES)), moments | near_changes)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_occurrences_are_strictly_ahead_in_order_and_never_twice_one_wall_time(
     written: tuple[str, Reading], name: str, moment: datetime
 ) -> None:
@@ -385,7 +385,7 @@ def test_an_expression_that_never_comes_is_refused_without_going_through_all_yea
 
 
 @given(st.text("0123456789*/-,#LW?@ MONJAFEB", max_size=30) | st.text(max_size=30))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_text_is_an_expression_or_refused(text: str) -> None:
     try:
         schedule = cron(text, LORD_HOWE)

@@ -27,7 +27,7 @@ EDGES = (
     b"[NaN]",
     b"",
 )
-many = settings(max_examples=150, deadline=None)
+many = settings(max_examples=150)
 
 
 def is_read(body: bytes) -> bool:

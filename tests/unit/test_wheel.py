@@ -136,7 +136,7 @@ class WheelAgainstSortedList(RuleBasedStateMachine):
             assert self.wheel.next_wake() is None
 
 
-WheelAgainstSortedList.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+WheelAgainstSortedList.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
 TestWheelAgainstSortedList = WheelAgainstSortedList.TestCase
 
 
@@ -151,7 +151,7 @@ def sleep_through(wheel: TimingWheel[int]) -> list[tuple[int, int]]:
     return fired
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(now=starts, ahead=st.lists(distances.filter(bool), max_size=60))
 def test_sleeping_from_wake_to_wake_returns_every_key_on_its_own_tick(now: int, ahead: list[int]) -> None:
     wheel: TimingWheel[int] = TimingWheel(now)
@@ -161,7 +161,7 @@ def test_sleeping_from_wake_to_wake_returns_every_key_on_its_own_tick(now: int, 
     assert sleep_through(wheel) == in_order
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(now=starts, ahead=st.lists(distances.filter(bool), max_size=40), naps=st.lists(distances, max_size=20))
 def test_how_often_it_is_advanced_does_not_change_what_comes_out(now: int, ahead: list[int], naps: list[int]) -> None:
     at_once: TimingWheel[int] = TimingWheel(now)

@@ -271,7 +271,7 @@ async def test_a_filter_lets_through_what_a_naive_one_does(
     loop = asyncio.get_running_loop()
     cases: list[tuple[TaskFilter, int, int, int]] = []
 
-    @settings(max_examples=400, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=400, database=None, suppress_health_check=list(HealthCheck))
     @given(FILTERS, st.integers(1, 40), st.sampled_from([1, 3, 20, 1_000]), st.sampled_from([0, 10, 1_000]))
     def draw(wanted: TaskFilter, limit: int, window: int, most: int) -> None:
         cases.append((wanted, limit, window, most))

@@ -413,9 +413,7 @@ def test_any_history_of_one_id_obeys_the_order(migrated_postgres_url: str) -> No
         try:
             run_state_machine_as_test(
                 machine_of(run, store, tables),
-                settings=settings(
-                    max_examples=100, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
-                ),
+                settings=settings(max_examples=100, stateful_step_count=12, suppress_health_check=list(HealthCheck)),
             )
         finally:
             run(look.__aexit__(None, None, None))

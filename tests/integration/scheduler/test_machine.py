@@ -529,7 +529,7 @@ def test_any_history_of_one_task_obeys_the_rules(migrated_postgres_url: str, mon
             run_state_machine_as_test(
                 machine_of(world),
                 settings=settings(
-                    max_examples=SEQUENCES, stateful_step_count=20, deadline=None, database=None,
+                    max_examples=SEQUENCES, stateful_step_count=20, database=None,
                     phases=[Phase.generate], report_multiple_bugs=False, suppress_health_check=list(HealthCheck),
                 ),
             )  # fmt: skip

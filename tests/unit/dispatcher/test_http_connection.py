@@ -61,7 +61,7 @@ def run(parts: list[bytes], *, is_head: bool = False) -> tuple[Reply | CallFaile
     return asyncio.run(met(parts, is_head=is_head))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.sampled_from(HEADS) | st.binary(min_size=1, max_size=20), max_size=12), st.booleans())
 def test_any_bytes_end_in_one_answer_or_one_failure(parts: list[bytes], is_head: bool) -> None:
     outcome, is_kept = run(parts, is_head=is_head)
@@ -74,7 +74,7 @@ def test_any_bytes_end_in_one_answer_or_one_failure(parts: list[bytes], is_head:
         assert not (is_head and outcome.body)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.integers(1, len(SEVERAL) - 1), max_size=12))
 def test_how_an_answer_is_cut_into_reads_does_not_matter(cuts: list[int]) -> None:
     edges = [0, *sorted(set(cuts)), len(SEVERAL)]

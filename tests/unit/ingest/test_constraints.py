@@ -80,7 +80,7 @@ def faults_of(task: dict[str, Any]) -> list[FieldError]:
     return []
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(one_field | some_fields)
 def test_what_is_taken_fits_the_schema_and_what_fits_is_taken(task: dict[str, Any]) -> None:
     faults = faults_of(task)

@@ -46,7 +46,7 @@ any_text = (
 like_a_moment = st.datetimes().map(lambda at: at.isoformat()) | st.from_regex(
     r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,12})?(Z|[+-]\d\d:\d\d)?", fullmatch=True
 )
-many = settings(max_examples=200, deadline=None)
+many = settings(max_examples=200)
 
 
 @many
@@ -196,7 +196,7 @@ def test_any_filter_is_read_or_its_faults_are_told(given: dict[str, str], labels
     assert errors or set(wanted.labels) == set(labels)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text("0123456789*/,-LW#MONSUFRI@dailyhu ", max_size=40) | any_text)
 def test_any_cron_expression_is_read_or_refused(expression: str) -> None:
     cron, reason = outcome(Cron.parse, expression, zone("Europe/Berlin"))
