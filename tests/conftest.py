@@ -91,7 +91,7 @@ async def amqp_url(servers: dict[str, str], test_topology: Topology) -> str:
     async with await aio_pika.connect(url) as connection:
         await declare(connection, test_topology)
         channel = await connection.channel()
-        for queue in test_topology.queues:
+        for queue in reversed(test_topology.queues):  # rungs before what they lead to
             await (await channel.get_queue(queue.name, ensure=False)).purge()
     return url
 

@@ -308,7 +308,11 @@ class Tap:
         """The items of one contract."""
         tag = kind.__struct_config__.tag  # type: ignore[attr-defined]
         items = [(item, raw) for body in self.raws for item, raw in zip(_ITEMS(body), _RAWS(body), strict=True)]
-        return [msgspec.json.decode(raw, type=kind) for item, raw in items if item["type"] == tag]
+        return [
+            msgspec.json.decode(raw, type=kind)
+            for item, raw in items
+            if item["type"] == tag and not _is_of_a_canary(item)
+        ]
 
 
 def _is_of_a_canary(item: object) -> bool:
