@@ -12,7 +12,7 @@ from typing import Literal
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, StorageState
+from playwright.async_api import Browser, Page, StorageState, expect
 
 from deploy.local.private import PrivateStack
 from tests.browser.conftest import DESK, PHONE, Console, Role
@@ -128,12 +128,12 @@ async def test_the_keyboard_comes_to_the_content_first_and_to_the_search_by_a_sl
     assert await page.locator(":focus").inner_text() == "Skip to the content"
     assert await page.locator(":focus").is_visible()
     await page.keyboard.press("Enter")
-    assert await page.locator("#main:focus").count() == 1
+    await expect(page.locator("#main")).to_be_focused()
     await page.keyboard.press("/")
-    assert await page.locator("input[type=search]:focus").count() == 1
+    await expect(page.locator("input[type=search]")).to_be_focused()
     await page.locator("h1").click()
     await page.keyboard.press("?")
-    assert await page.get_by_role("dialog").is_visible()
+    await expect(page.get_by_role("dialog")).to_be_visible()
     await page.keyboard.press("Escape")
     await page.keyboard.press("g")
     await page.keyboard.press("s")

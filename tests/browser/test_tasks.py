@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import aiohttp
+import pytest
 from playwright.async_api import Page, expect
 
 from libs.common.ids import new_id
@@ -84,6 +85,7 @@ async def test_a_search_without_script_finds_selects_and_asks(console: Console, 
     await expect(page.locator("h1")).to_have_text("Cancel 1 task?")
 
 
+@pytest.mark.timeout(600)
 async def test_five_thousand_failed_tasks_are_redriven_with_progress_though_the_page_is_left(
     console: Console, api: aiohttp.ClientSession, receiver: Receiver
 ) -> None:

@@ -189,6 +189,7 @@ async def test_a_connection_that_nobody_takes_is_given_up_before_anything_is_sen
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("carillon.transport.CONNECT_S", 0.2)
+    monkeypatch.setattr("carillon.transport.PAUSE_FIRST_S", 100.0)  # no second try has time
     with socket.socket() as full, ExitStack() as others:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -196,7 +197,7 @@ async def test_a_connection_that_nobody_takes_is_given_up_before_anything_is_sen
             one = others.enter_context(socket.socket())
             one.setblocking(False)
             one.connect_ex(full.getsockname())
-        async with Client(f"http://127.0.0.1:{full.getsockname()[1]}", KEY, timeout_s=0.3) as client:
+        async with Client(f"http://127.0.0.1:{full.getsockname()[1]}", KEY, timeout_s=30) as client:
             with pytest.raises(NotReachable, match=r"no connection to .* in 0\.2 s") as raised:
                 await create(client)
     assert not raised.value.is_maybe_taken

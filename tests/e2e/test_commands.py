@@ -159,7 +159,7 @@ class TestRedrive:
 
     async def test_an_expired_task_is_called_after_all(self, api: aiohttp.ClientSession, receiver: Receiver) -> None:
         receiver.answers["late"] = [500, 200]
-        task = await create(api, url=f"{receiver.url}/late", delay=0, expires_at=_soon(0.8))
+        task = await create(api, url=f"{receiver.url}/late", delay=0, expires_at=_soon(4), retry={"schedule_s": [4.5]})
         await task_in(api, task["id"], "expired")
         status, body = await asked(api, "POST", f"/v1/tasks/{task['id']}/redrive")
         assert (status, body["expires_at"]) == (200, None)

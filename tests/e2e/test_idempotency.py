@@ -68,7 +68,11 @@ async def restart_ingest() -> None:
     pids = [int(file.read_text()) for file in files]
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    await eventually("both ingests restarted", lambda: [int(file.read_text()) for file in files] != pids)
+
+    def are_new() -> bool:
+        return all(int(file.read_text()) != pid for file, pid in zip(files, pids, strict=True))
+
+    await eventually("both ingests restarted", are_new)
 
 
 async def forget_history(stack: dict[str, str], task_id: str) -> None:

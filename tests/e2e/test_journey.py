@@ -102,8 +102,8 @@ async def test_a_private_address_is_refused_at_once(api: aiohttp.ClientSession) 
 
 async def test_a_task_past_its_expiry_is_never_called(api: aiohttp.ClientSession, receiver: Receiver) -> None:
     receiver.answers["expires"] = [500]
-    soon = datetime.now(UTC) + timedelta(seconds=0.8)
-    task = await create(api, url=f"{receiver.url}/expires", expires_at=soon.isoformat())
+    soon = datetime.now(UTC) + timedelta(seconds=4)
+    task = await create(api, url=f"{receiver.url}/expires", expires_at=soon.isoformat(), retry={"schedule_s": [4.5]})
     await task_in(api, task["id"], "expired")
     assert len(receiver.calls["expires"]) == 1
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 
 import aio_pika
 import aiohttp
@@ -21,7 +22,8 @@ REPLICAS = (1, 2)
 async def test_what_waits_outlives_the_deletion_of_the_queue_that_it_leaves_by(
     stack: dict[str, str], api: aiohttp.ClientSession, receiver: Receiver
 ) -> None:
-    tasks = [await create(api, url=f"{receiver.url}/lost-queue-{n}", delay=2) for n in range(TASKS)]
+    due_at = (datetime.now(UTC) + timedelta(seconds=6)).isoformat()
+    tasks = [await create(api, url=f"{receiver.url}/lost-queue-{n}", due_at=due_at) for n in range(TASKS)]
     refused = await refusals(api)
     async with await aio_pika.connect(stack["CARILLON_AMQP_URL"]) as connection:
         await (await connection.channel()).queue_delete(DISPATCHER_DUE)

@@ -54,3 +54,6 @@ async def test_the_death_of_one_replica_loses_nothing(
     await asyncio.gather(*(task_in(api, task["id"], "succeeded", within_s=30) for task in tasks))
     assert all(receiver.calls.get(f"{service}-{n}") for n in range(40))
     await eventually(f"{service} restarted", lambda: int(pid_file.read_text()) != pid)
+    # The tests that follow need it.
+    was_ready: bool = await eventually(f"{service} ready again", lambda: is_ready(api, service, replica))
+    assert was_ready

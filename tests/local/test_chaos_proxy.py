@@ -113,15 +113,17 @@ async def test_a_healthy_link_carries_everything_both_ways(dial: Dial) -> None:
 
 async def test_latency_holds_each_chunk_for_mean_and_jitter(proxy: Proxy, dial: Dial) -> None:
     ends = await dial()
-    await said(ends, b"quick")
+
+    async def took_s() -> float:
+        began = time.monotonic()
+        await said(ends, b"x")
+        return time.monotonic() - began
+
+    await took_s()
     await proxy.poison("latency", {"mean_ms": 150, "jitter_ms": 50})
-    began = time.monotonic()
-    await said(ends, b"slow")
-    assert 0.2 <= time.monotonic() - began <= 1.0  # 100 to 200 ms there, and as much back
+    assert 0.2 <= min([await took_s() for _ in range(3)]) <= 1.0  # 100 to 200 ms there, and as much back
     await proxy.heal()
-    began = time.monotonic()
-    await said(ends, b"quick again")
-    assert time.monotonic() - began < 0.1
+    assert min([await took_s() for _ in range(3)]) < 0.1
 
 
 async def test_what_waits_for_its_latency_leaves_when_the_link_is_healed(proxy: Proxy, dial: Dial) -> None:

@@ -76,9 +76,12 @@ async def test_under_load_the_next_batch_takes_all_that_comes_until_its_time(han
     queue.bring(1)
     await batch_of(consumer, queue)
     queue.bring(1)
-    asyncio.get_running_loop().call_later(EVERY_S / 3, queue.bring, 5)
+    batch = asyncio.create_task(batch_of(consumer, queue))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    queue.bring(5)
 
-    await batch_of(consumer, queue)
+    await batch
 
     (first_at, _), (second_at, items) = handler.batches
     assert items == 6

@@ -88,7 +88,7 @@ def revoked(served: Served) -> str:
 @pytest.fixture(scope="module")
 def expired(served: Served) -> str:
     """One that was in use."""
-    soon = datetime.now(UTC) + timedelta(seconds=1)
+    soon = datetime.now(UTC) + timedelta(seconds=5)
     key, _id = served.new_key(OWNER, expires_at=soon.isoformat())
     assert served.ask("GET", "/v1/tasks", key=key).status == 200
     eventually("the key expired", lambda: served.ask("GET", "/v1/tasks", key=key).status == 401)

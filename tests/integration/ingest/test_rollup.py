@@ -119,7 +119,7 @@ async def test_names_with_what_postgres_refuses_are_counted_too(history: History
 async def test_minutes_are_forgotten_after_days_and_hours_with_the_history(
     history: History, postgres: Postgres, maintenance: Maintenance
 ) -> None:
-    now = SystemClock().now()
+    now = SystemClock().now().replace(second=30)  # a call counts in the minute in which it ends
     old, older = now - timedelta(days=MINUTES_KEPT_DAYS, hours=2), now - timedelta(days=29)
     await history.handle([attempted(now), attempted(old), attempted(older)])
     async with postgres.acquire() as connection:

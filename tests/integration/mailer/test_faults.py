@@ -90,12 +90,13 @@ async def test_a_slow_server_is_waited_for(broker: str, mailbox: Mailbox, monkey
     async def dawdle() -> None:
         waits["all"] += 1
         if waits["all"] < 3:
-            await until("the mailer to hang up", _never)
+            before = metric("mails_total", outcome="away")
 
-    async def _never() -> bool:
-        return metric("mails_total", outcome="away") >= before + waits["all"]
+            async def has_hung_up() -> bool:
+                return metric("mails_total", outcome="away") > before
 
-    before = metric("mails_total", outcome="away")
+            await until("the mailer to hang up", has_hung_up)
+
     mailbox.before_answer = dawdle
     async with mailer(broker, mailbox.server.send) as made:
         await made.puts(failed(1))
