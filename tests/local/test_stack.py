@@ -113,7 +113,7 @@ def test_a_service_that_cannot_live_is_reported_soon_and_with_its_log(request_: 
 
 
 def test_a_service_that_is_not_ready_in_time_says_why(request_: stack.Request, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stack, "SERVICES_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(stack, "SERVICES_TIMEOUT_S", 5.0)
     with pytest.raises(StackError, match="ingest-1 is not ready: 503 broker: connecting"):
         up(request_, CARILLON_FAKE="unready")
 

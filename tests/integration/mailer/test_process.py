@@ -29,6 +29,15 @@ from tests.unit.mailer.samples import failed, notice
 
 Start = Callable[..., Awaitable[asyncio.subprocess.Process]]
 NEVER = "0 0 29 2 *"
+# A broker that stands still for a second in the middle would make two digests of what waits, rightly.
+PATIENT = """
+import services.mailer.collect
+from libs.common.lifecycle import run
+from services.mailer.__main__ import main
+
+services.mailer.collect.SILENCE_S = 15.0
+run(main)
+"""
 KILLS = 5
 
 
@@ -36,7 +45,7 @@ KILLS = 5
 async def start(broker: str, mailbox: Mailbox, tmp_path: Path) -> AsyncIterator[Start]:
     started: list[asyncio.subprocess.Process] = []
 
-    async def starting(**settings: str) -> asyncio.subprocess.Process:
+    async def starting(*, is_patient: bool = False, **settings: str) -> asyncio.subprocess.Process:
         environ = {
             "PATH": os.environ["PATH"],
             "CARILLON_AMQP_URL": broker,
@@ -48,9 +57,10 @@ async def start(broker: str, mailbox: Mailbox, tmp_path: Path) -> AsyncIterator[
             "CARILLON_ADMIN_PORT": "0",
             **settings,
         }
+        what = ("-c", PATIENT) if is_patient else ("-m", "services.mailer")
         with (tmp_path / f"mailer-{len(started)}.log").open("w") as log:
             running = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "services.mailer", cwd=ROOT, env=environ, stdout=log, stderr=log
+                sys.executable, *what, cwd=ROOT, env=environ, stdout=log, stderr=log
             )
         started.append(running)
         return running
@@ -160,7 +170,7 @@ async def test_a_huge_backlog_is_one_mail_and_little_memory(
     """`DIGEST_ENTRIES=100000` for the size that docs/operations.md speaks of."""
     entries = int(os.environ.get("DIGEST_ENTRIES", "10000"))
     route = dataclasses.replace(topology.FALLBACK_ENTRY, items_max=items_max)
-    running = await start()
+    running = await start(is_patient=True)
     await put(publisher, failed(1))
     await ask("now")
     await mailbox.has(1)
